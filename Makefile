@@ -1,0 +1,45 @@
+# Two commands matter: `make lab` to learn, `make test` to check everything.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+# One torch thread per test worker; two workers fit a laptop of two cores.
+WORKERS ?= 2
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help setup lab test test-fast lint clean
+
+help:
+	@echo "make setup      the virtual environment in $(VENV), with everything the course needs"
+	@echo "make lab        JupyterLab on lesson 00 (the first call sets up)"
+	@echo "make test       lint, then the whole suite, notebooks and browser included"
+	@echo "make test-fast  no notebooks, no browser, no long training: for daily work"
+	@echo "make lint       ruff over package, tests and solutions"
+	@echo "make clean      remove $(VENV)"
+	@echo "PYTHON=python3.12 make setup   another Python (3.11 to 3.13)"
+
+setup: $(VENV)/.done
+
+# torch comes first and pinned: an open range would fetch gigabytes twice.
+$(VENV)/.done: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Name yours: make setup PYTHON=python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "The course needs Python 3.11, 3.12 or 3.13; $(PYTHON) is `$(PYTHON) --version`."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	@touch $@
+
+lab: setup
+	$(BIN)/rlhf-course lab
+
+lint: setup
+	$(BIN)/ruff check rlhf_course tests solutions benchmarks
+	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-fast: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+
+clean:
+	rm -rf $(VENV)
