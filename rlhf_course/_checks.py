@@ -1,8 +1,8 @@
 """Checks of arguments: bad input gets one sentence that names the argument, what came and what was expected.
 
-Every check raises `TypeError` for a wrong kind of thing (a list where a tensor belongs, whole numbers where real ones
-belong) and `ValueError` for a wrong shape or value. Shapes and types are checked on every device. Values inside a
-tensor are checked on the CPU alone: to read them on an accelerator, the program would have to wait for it.
+Every check raises `TypeError` for a wrong kind of thing (a list where a tensor belongs, whole numbers where
+real ones belong) and `ValueError` for a wrong shape or value. Shapes and types are checked on every device.
+Values inside a tensor are checked on the CPU alone: an accelerator would have to stop and be waited for.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 def check_tensor(
     name: str, x: Any, ndim: int | tuple[int, ...] | None = None, floating: bool = False
 ) -> Tensor:
-    """Return `x` if it is a tensor with `ndim` dimensions (one number or several) and, if `floating`, of real numbers."""
+    """Return `x` if it is a tensor, with `ndim` dimensions (one number, or several to choose from)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if floating and not x.is_floating_point():
@@ -30,7 +30,7 @@ def check_tensor(
 
 
 def check_same_shape(**tensors: Tensor | None) -> None:
-    """Refuse tensors of different shapes, before broadcasting makes a wrong answer of them. `None` is passed over."""
+    """Refuse tensors of different shapes before broadcasting hides the error; `None` is passed over."""
     given = {name: tuple(x.shape) for name, x in tensors.items() if x is not None}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in given.items())
@@ -54,7 +54,7 @@ def check_number(
     low_open: bool = False,
     high_open: bool = False,
 ) -> Real:
-    """Return `value` if it is a finite number in the interval from `low` to `high` (an open end leaves its bound out)."""
+    """Return `value` if it is a finite number from `low` to `high`; an open end leaves its own bound out."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     too_low = low is not None and (value <= low if low_open else value < low)
@@ -73,13 +73,13 @@ def check_count(name: str, value: Any, low: int = 0) -> int:
     """Return `value` if it is a whole number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
-    if value != value or value in (math.inf, -math.inf) or int(value) != value or value < low:
+    if not math.isfinite(value) or value != int(value) or value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return int(value)
 
 
 def check_num_items(value: Any) -> Any:
-    """Check `num_items_in_batch`: None, a whole number, or a tensor with one number (a count gathered from devices)."""
+    """Check `num_items_in_batch`: None, a whole number, or a tensor with one (summed over devices)."""
     if value is None:
         return None
     if isinstance(value, Tensor):
@@ -92,7 +92,7 @@ def check_num_items(value: Any) -> Any:
 
 
 def as_mask(name: str, mask: Any, like: Tensor) -> Tensor:
-    """`mask` as a bool tensor of the shape of `like`, on its device; it may hold bools, integers or floats, 0 or 1."""
+    """`mask` as a bool tensor of the shape and device of `like`; it may hold bools, or any 0s and 1s."""
     check_tensor(name, mask)
     if mask.shape != like.shape:
         raise ValueError(f"{name} must have shape {tuple(like.shape)}, got {tuple(mask.shape)}")
