@@ -1,8 +1,8 @@
 """From logits to log-probabilities, and the sums and means over real tokens that every loss is built from.
 
 Shapes: B completions, T token positions, V words. A mask is 1 (or True) on real tokens and 0 on padding.
-Padding never matters, whatever it holds: it is set to 0 *before* any arithmetic, because NaN × 0 is NaN, and so
-is the gradient of such a product.
+Padding never matters, whatever it holds: it is set to 0 *before* any arithmetic, because NaN × 0 is NaN,
+and so is the gradient of such a product.
 """
 
 import torch
@@ -18,8 +18,8 @@ _BLOCK = 2**20
 def upcast(x: Tensor) -> Tensor:
     """float16 and bfloat16 become float32; float32 and float64 stay as they are.
 
-    bfloat16 keeps 8 significant bits: a log-probability near −10 may be off by 0.03, and a sum of many of them
-    by far more.
+    bfloat16 keeps 8 significant bits: a log-probability near −10 may be off by 0.03, and a sum of many of
+    them by far more.
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -159,9 +159,9 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """(x − mean) / √(var + 1e-8) over the positions where `mask` is 1: mean 0 and variance 1; 0 on padding.
 
     `shift_mean=False` adds the mean back afterwards: it **keeps** the mean and scales only the spread. (At
-    least one library has the switch the wrong way round.) Name and formula are those of Ziegler et al.'s code
-    (2019), the variance is `masked_var`, unbiased, as in TRL. A single real element whitens to 0, or to itself
-    with `shift_mean=False`.
+    least one library has the switch the wrong way round.) Name and formula are those of Ziegler et al.'s
+    code (2019), the variance is `masked_var`, unbiased, as in TRL. A single real element whitens to 0, or
+    to itself with `shift_mean=False`.
     """
     check_tensor("x", x, floating=True)
     mask = as_mask("mask", mask, x)
