@@ -64,10 +64,9 @@ def gae(
         A_t = δ_t + γλ·A_{t+1}                … and all the steps after it, each trusted λ times less
         R_t = A_t + V_t                       the critic's target
 
-    λ = 0 trusts the critic (A = δ); λ = 1 trusts the rewards (A = reward still to come − V). After the last
-        real
-    token there is nothing: V = A = 0, whether or not the completion ended with EOS. Positions with mask 0 are
-    passed over.
+    λ = 0 trusts the critic (A = δ); λ = 1 trusts the rewards (A = reward still to come − V). After the
+    last real token there is nothing: V = A = 0, whether or not the completion ended with EOS. Positions with
+    mask 0 are passed over.
 
     Args:
         rewards: (B, T).
@@ -88,7 +87,7 @@ def gae(
     check_number("lam", lam, low=0, high=1)
 
     advantages = torch.zeros_like(rewards)
-    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = next_advantage = rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         advantages[:, t] = delta + gamma * lam * next_advantage
