@@ -73,9 +73,10 @@ def pick_dtype(
 ) -> torch.dtype:
     """The number type of a model's weights; `"auto"` is float32 everywhere.
 
-    Weights in training stay in float32 on every device: bfloat16 keeps 8 significant bits, so an update smaller
-    than about 1/256 of a weight (a learning rate of 1e-6 makes only such) would be rounded away. The speed of
-    half precision comes from `mixed_precision`. Half-precision weights are there for sampling from large models.
+    Weights in training stay in float32 on every device: bfloat16 keeps 8 significant bits, so an update
+    smaller than about 1/256 of a weight (a learning rate of 1e-6 makes few others) would be rounded away. The
+    speed of half precision comes from `mixed_precision`. Half-precision weights are for sampling from large
+    models.
 
     Args:
         dtype: "auto", "float32", "float16", "bfloat16", or one of these torch types.
@@ -83,8 +84,8 @@ def pick_dtype(
         hardware: the machine to decide for; this one if left out.
 
     Raises:
-        ValueError: for any other type, for bfloat16 on a GPU that only emulates it (compute capability below 8),
-            or for float16 on the CPU, which has little arithmetic for it.
+        ValueError: for any other type, for bfloat16 on a GPU that only emulates it (compute capability below
+            8), or for float16 on the CPU, which has little arithmetic for it.
     """
     hardware = hardware or Hardware.detect()
     device = pick_device(device, hardware)
@@ -105,8 +106,8 @@ def mixed_precision(
 ) -> Literal["no", "fp16", "bf16"]:
     """What to give accelerate as `mixed_precision`: matrix products in half precision, weights in float32.
 
-    "bf16" on CUDA devices of compute capability 8 and more, "fp16" (with its loss scaling) on older ones such as
-    the T4, "no" on the CPU, where it is seldom faster, and on Apple GPUs.
+    "bf16" on CUDA devices of compute capability 8 and more, "fp16" (with its loss scaling) on older ones such
+    as the T4, "no" on the CPU, where it is seldom faster, and on Apple GPUs.
     """
     hardware = hardware or Hardware.detect()
     device = pick_device(device, hardware)
@@ -116,7 +117,7 @@ def mixed_precision(
 
 
 def pick_tier(device: str | torch.device = "auto", hardware: Hardware | None = None) -> Tier:
-    """The size of run a device is good for: "cpu" (Apple GPUs too), "t4" (older CUDA) or "gpu" (Ampere and later)."""
+    """The size of run a device is good for: "cpu" (Apple GPUs too), "t4" (older CUDA) or "gpu" (Ampere on)."""
     hardware = hardware or Hardware.detect()
     device = pick_device(device, hardware)
     if device.type != "cuda":
