@@ -117,7 +117,7 @@ def mixed_precision(
 
 
 def pick_tier(device: str | torch.device = "auto", hardware: Hardware | None = None) -> Tier:
-    """The size of run a device is good for: "cpu" (Apple GPUs too), "t4" (older CUDA) or "gpu" (Ampere on)."""
+    """The size of run a device is good for: "cpu" (Apple GPUs too), "t4" (older CUDA) or "gpu" (newer)."""
     hardware = hardware or Hardware.detect()
     device = pick_device(device, hardware)
     if device.type != "cuda":
