@@ -26,10 +26,9 @@ def dpo_loss(
     β·(log π − log π_ref) is a reward, up to a constant of the prompt, so this is Bradley–Terry on the
     policy's own implicit rewards. With ε = `label_smoothing`, the chance that a label is flipped:
 
-        sigmoid   −(1 − ε)·log σ(βh) − ε·log σ(−βh)                  ε > 0: "conservative" DPO (Mitchell
-        2023) robust    [−(1 − ε)·log σ(βh) + ε·log σ(−βh)] / (1 − 2ε)     unbiased under flips (Chowdhury
-        et al. 2024) hinge     max(0, 1 − βh)                                     SLiC's margin (Zhao et al.
-        2023)
+        sigmoid   −(1 − ε)·log σ(βh) − ε·log σ(−βh)                 ε > 0: "conservative" (Mitchell 2023)
+        robust    [−(1 − ε)·log σ(βh) + ε·log σ(−βh)] / (1 − 2ε)    unbiased (Chowdhury et al. 2024)
+        hinge     max(0, 1 − βh)                                    SLiC's margin (Zhao et al. 2023)
 
     Args:
         policy_chosen_logps: (B,) log π of the preferred completions, summed over their tokens.

@@ -46,9 +46,8 @@ def grpo_loss(
         epsilon: ε, above 0 and below 1: how far below 1 the ratio is rewarded for going.
         ref_logps: (B, T) log π_ref, needed if β > 0. A constant.
         beta: β, at least 0. Without a KL term no reference model is needed.
-        epsilon_high: ε_high, above 0; None for ε. A larger one ("clip higher", DAPO 2025) leaves unlikely
-            tokens
-            more room to rise.
+        epsilon_high: ε_high, above 0; None for ε. A larger one ("clip higher", DAPO, Yu et al. 2025) leaves
+            unlikely tokens more room to rise.
         loss_type: "dapo", "grpo", "bnpo" or "dr_grpo".
         max_completion_length: the constant of "dr_grpo", needed there.
         num_items_in_batch: completion tokens of the whole global batch, for "dapo" only.
@@ -104,8 +103,7 @@ def aggregate_token_loss(
         loss_type: "dapo", "grpo", "bnpo" or "dr_grpo".
         max_completion_length: tokens, at least 1; read by "dr_grpo" only and needed there.
         num_items_in_batch: completion tokens of the whole global batch; for "dapo" only, by default this
-            batch's.
-            The other three have a denominator of their own, and refuse it.
+            batch's. The other three have a denominator of their own, and refuse it.
     """
     check_tensor("token_loss", token_loss, ndim=2, floating=True)
     mask = as_mask("mask", mask, token_loss)

@@ -30,11 +30,9 @@ def ipo_loss(
         ref_chosen_logps: (B,) the frozen reference's of the same completions.
         ref_rejected_logps: (B,) likewise.
         beta: β, above 0.
-        chosen_lengths: (B,) tokens of the preferred completions. With both lengths, each log-ratio is
-            divided by
-            its completion's length; without, Δ is of sums.
-        rejected_lengths: (B,) tokens of the others. An empty completion, whose sums are 0, counts as one
-            token.
+        chosen_lengths: (B,) tokens of the preferred completions. With both lengths, each log-ratio is divided
+            by its completion's length; without, Δ is of sums.
+        rejected_lengths: (B,) tokens of the others. An empty completion, whose sums are 0, counts as 1.
         reduction: "mean", "sum" or "none".
 
     Returns:

@@ -34,8 +34,8 @@ def kto_loss(
         kl: one number in nats, a tensor with one element or a float: the mean mismatched log-ratio.
         beta: β, above 0.
         desirable_weight: λ_D, at least 0.
-        undesirable_weight: λ_U, at least 0. Equal weights have no loss aversion in them; the paper keeps
-            λ_D·n_D : λ_U·n_U near 1, n being the counts of each kind.
+        undesirable_weight: λ_U, at least 0. The paper (version 1) keeps λ_D·n_D : λ_U·n_U between 1:1 and
+            4:3, n being the counts of each kind. Equal weights have no loss aversion in them.
         reduction: "mean" (over all examples of both kinds), "sum" or "none".
 
     Returns:

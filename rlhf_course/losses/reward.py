@@ -18,9 +18,8 @@ def reward_loss(
     """−log σ(r_c − r_r − margin) + c·(r_c + r_r)², the negative log-likelihood of the labelers' choices.
 
     P(chosen ≻ rejected) = σ(r_c − r_r) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1). Only the
-    difference counts: a reward has no zero. The centring term gives it one, by asking pairs to sum to 0
-        (Eisenstein
-    et al. 2023). A margin asks for a wider gap where the labelers were surer (Llama 2, §3.2.2).
+    difference counts: a reward has no zero. The centring term gives it one, by asking each pair to sum to 0
+    (Eisenstein et al. 2023). A margin asks for a wider gap where the labelers were surer (Llama 2, §3.2.2).
 
     Args:
         chosen_rewards: (B,) scores of the preferred answers.

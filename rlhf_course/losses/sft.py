@@ -9,8 +9,7 @@ from rlhf_course.losses._reduce import reduce_tokens
 def sft_loss(logps: Tensor, mask: Tensor, *, num_items_in_batch: int | Tensor | None = None) -> Tensor:
     """Next-token cross-entropy on the completion: −mean over its tokens of log π(y_t | x, y_<t).
 
-    The prompt is masked out: the model learns to answer, not to ask. (Ouyang et al. 2022, §3.5, is this
-    stage.)
+    The prompt is masked out: the model learns to answer, not to ask (Ouyang et al. 2022, §3.5).
 
     Args:
         logps: (B, T) log-probabilities of the demonstrated tokens.
