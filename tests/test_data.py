@@ -1,4 +1,4 @@
-"""Token boundaries, padded batches, and preference data from every format the course reads."""
+"""Token boundaries, rows of ids, and padded batches."""
 
 import pytest
 import torch
@@ -158,7 +158,8 @@ def test_tokenize_sft_messages():
     tokenizer = letters(chat=True)
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     split = {"prompt": messages[:1], "completion": messages[1:]}
-    assert tokenize_sft([{"messages": messages}], tokenizer, 99) == tokenize_sft([split], tokenizer, 99)
+    row = tokenize_sft([{"messages": messages}], tokenizer, 99)[0]
+    assert row == {"messages": messages, **tokenize_sft([split], tokenizer, 99)[0]}
     with pytest.raises(TypeError, match="messages must be a list of chat messages"):
         tokenize_sft([{"messages": "hi"}], tokenizer, 99)
 

@@ -1,6 +1,12 @@
 """Rows of text, their token ids, and padded batches. The small world lives in `rlhf_course.data.world`."""
 
 from rlhf_course.data.collators import collate_preferences, collate_prompts, collate_sft
+from rlhf_course.data.preferences import (
+    load_preferences,
+    preference_rows,
+    split_train_eval,
+    tokenize_preferences,
+)
 from rlhf_course.data.rows import Rows
 from rlhf_course.data.tokenize import encode_prompt, encode_prompt_completion, tokenize_prompts, tokenize_sft
 
@@ -11,6 +17,10 @@ __all__ = [
     "collate_sft",
     "encode_prompt",
     "encode_prompt_completion",
+    "load_preferences",
+    "preference_rows",
+    "split_train_eval",
+    "tokenize_preferences",
     "tokenize_prompts",
     "tokenize_sft",
 ]

@@ -102,7 +102,7 @@ def tokenize_sft(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerB
     left is dropped and counted.
 
     Returns:
-        Rows of `prompt_ids` and `completion_ids`, lists of integers.
+        The rows, with `prompt_ids` and `completion_ids` added, lists of integers.
     """
     check_count("max_length", max_length, low=2)
     kept, dropped = [], dropped_before(rows)
@@ -111,14 +111,14 @@ def tokenize_sft(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerB
             messages = row["messages"]
             if not is_messages("messages", messages) or not messages:
                 raise TypeError(f"messages must be a list of chat messages, got {type(messages).__name__}")
-            row = {"prompt": messages[:-1], "completion": messages[-1:]}
+            row = {**row, "prompt": messages[:-1], "completion": messages[-1:]}
         prompt, completion = required(row, "prompt"), required(row, "completion")
         prompt_ids, completion_ids = encode_prompt_completion(tokenizer, prompt, completion)
         room = max_length - len(prompt_ids)
         if room < 1:
             dropped[TOO_LONG] += 1
         else:
-            kept.append({"prompt_ids": prompt_ids, "completion_ids": completion_ids[:room]})
+            kept.append({**row, "prompt_ids": prompt_ids, "completion_ids": completion_ids[:room]})
     return Rows(kept, dropped)
 
 
