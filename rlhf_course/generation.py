@@ -12,7 +12,7 @@ of all earlier tokens cached. Three things are done with care, because the losse
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -147,7 +147,7 @@ class _Decoder:
         self.model = model
         self.length = 0  # tokens seen so far
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # what peft wraps
-        names = inspect.signature(inner.forward).parameters
+        names = _forward_arguments(inner)
         self.cache = DynamicCache(config=inner.config)
         self.cache.layers = [
             _PreallocatedLayer(max_length) if type(layer) is DynamicLayer else layer
@@ -188,6 +188,15 @@ class _Decoder:
         if self.positions is not None:
             arguments["position_ids"] = self.positions[:, start : self.length]
         return self.model(input_ids=input_ids, **arguments).logits[:, -1]
+
+
+def _forward_arguments(model: nn.Module) -> Collection[str]:
+    """The names of forward's arguments, looking through subclasses that only hand on `*args, **kwargs`."""
+    for kind in type(model).__mro__:
+        names = inspect.signature(kind.forward).parameters if "forward" in vars(kind) else ()
+        if "input_ids" in names:
+            return names
+    raise TypeError(f"model must be a causal language model of transformers, got {type(model).__name__}")
 
 
 class _PreallocatedLayer(DynamicLayer):

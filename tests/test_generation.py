@@ -1,5 +1,7 @@
 """Sampling is exact: log-probs, distribution, nucleus, padding, compaction, stopping."""
 
+import warnings
+
 import pytest
 import torch
 from transformers import (
@@ -286,6 +288,25 @@ def test_gradients_flow_through_the_model_and_the_sample_afterwards(name):
     ((logps.squeeze(2) - out.logps).exp() * out.completion_mask).sum().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_subclass_that_hands_everything_on_is_looked_through():
+    class Counting(GPT2LMHeadModel):
+        calls = 0
+
+        def forward(self, *args, **kwargs):
+            self.calls += 1
+            return super().forward(*args, **kwargs)
+
+    plain = make("gpt2")
+    counting = Counting(plain.config).eval()
+    counting.load_state_dict(plain.state_dict())
+    ids, mask = prompts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = sample(counting, ids, mask, eos_token_id=None)
+    assert torch.equal(out.sequences, sample(plain, ids, mask, eos_token_id=None).sequences)
+    assert counting.calls == 12
 
 
 IDS, MASK = prompts((2, 4))
