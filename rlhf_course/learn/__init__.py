@@ -1,0 +1,21 @@
+"""The learner's side: `from rlhf_course.learn import exercise, check, hint, solution, quiz, lab`."""
+
+from rlhf_course.learn.attempt import check, exercise, hint, solution, usable
+from rlhf_course.learn.grading import Grade, NotAttempted, grade
+from rlhf_course.learn.labs import lab
+from rlhf_course.learn.progress import board
+from rlhf_course.learn.quiz_widget import quiz
+
+__all__ = [
+    "Grade",
+    "NotAttempted",
+    "board",
+    "check",
+    "exercise",
+    "grade",
+    "hint",
+    "lab",
+    "quiz",
+    "solution",
+    "usable",
+]

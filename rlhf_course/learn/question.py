@@ -1,0 +1,56 @@
+"""What a quiz's question is, and how it looks without a widget."""
+
+import html
+import random
+import string
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """One answer: its text, whether it is the right one, and why (or what it mistakes)."""
+
+    text: str
+    why: str
+    correct: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with three to five options, exactly one of them right."""
+
+    id: str
+    text: str
+    options: tuple[Option, ...]
+
+    def shuffled(self, stream: random.Random) -> "Question":
+        """The same question with its options in a random order."""
+        return Question(self.id, self.text, tuple(stream.sample(self.options, len(self.options))))
+
+    @property
+    def lettered(self) -> dict[str, Option]:
+        """{"A": the first option, "B": the second, …}."""
+        return dict(zip(string.ascii_uppercase, self.options))
+
+    def to_html(self) -> str:
+        """The question and its lettered options."""
+        items = "".join(f"<li>{html.escape(option.text)}</li>" for option in self.options)
+        return f'<p><b>{html.escape(self.text)}</b></p><ol type="A">{items}</ol>'
+
+    def answers_to_html(self, without: str | None = None) -> str:
+        """Every option's reason, as a list; `without` leaves one letter out."""
+        items = [
+            f"<li><b>{letter} is {'right' if option.correct else 'wrong'}.</b> {html.escape(option.why)}</li>"
+            for letter, option in self.lettered.items()
+            if letter != without
+        ]
+        return f"<ul>{''.join(items)}</ul>"
+
+    def to_static_html(self) -> str:
+        """The whole question for a page without widgets, its answers behind a fold."""
+        return f"{self.to_html()}<details><summary>Answers</summary>{self.answers_to_html()}</details>"
+
+    def to_text(self) -> str:
+        """The question as plain text, without the answers."""
+        options = [f"  {letter}. {option.text}" for letter, option in self.lettered.items()]
+        return "\n".join([self.text, *options])

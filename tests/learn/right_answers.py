@@ -1,0 +1,135 @@
+"""Right answers to every exercise, each written in its own way: all of them must pass."""
+
+import torch
+from torch.nn import functional as F
+
+
+def sigmoid_by_tanh(x):
+    return 0.5 * (torch.tanh(x / 2) + 1)
+
+
+def sigmoid_by_cases(x):
+    small = torch.exp(-x.abs())
+    return torch.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def models_by_table(method):
+    none = dict.fromkeys(["policy", "reference", "reward_model", "value_model"])
+    return {
+        "sft": {**none, "policy": "train"},
+        "reward_model": {**none, "reward_model": "train"},
+        "ppo": {"policy": "train", "reference": "frozen", "reward_model": "frozen", "value_model": "train"},
+        "dpo": {**none, "policy": "train", "reference": "frozen"},
+        "grpo": {**none, "policy": "train", "reference": "frozen", "reward_model": "frozen"},
+    }[method]
+
+
+def models_by_questions(method):
+    rl = method in {"ppo", "grpo"}
+    return {
+        "value_model": "train" if method == "ppo" else None,
+        "reward_model": "train" if method == "reward_model" else "frozen" if rl else None,
+        "reference": "frozen" if rl or method == "dpo" else None,
+        "policy": None if method == "reward_model" else "train",
+    }
+
+
+def log_softmax_then_gather(logits, ids):
+    return logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+
+
+def minus_cross_entropy(logits, ids):
+    flat = F.cross_entropy(logits.float().flatten(0, -2), ids.flatten(), reduction="none")
+    return -flat.view(ids.shape)
+
+
+def shifted_by_the_maximum(logits, ids):
+    x = logits.double()
+    x = x - x.max(-1, keepdim=True).values
+    one_hot = F.one_hot(ids, x.shape[-1])
+    return ((x * one_hot).sum(-1) - x.exp().sum(-1).log()).float()
+
+
+def mask_by_loop(prompt_lengths, total_lengths, width):
+    mask = torch.zeros(len(prompt_lengths), width, dtype=torch.long, device=prompt_lengths.device)
+    for row, (start, end) in enumerate(zip(prompt_lengths.tolist(), total_lengths.tolist())):
+        mask[row, start:end] = 1
+    return mask
+
+
+def mask_as_difference(prompt_lengths, total_lengths, width):
+    position = torch.arange(width, device=prompt_lengths.device).float()
+    real = (position < total_lengths.view(-1, 1)).float()
+    return real - (position < prompt_lengths.view(-1, 1)).float()
+
+
+def sft_where(logps, mask):
+    mask = mask.bool()
+    return -torch.where(mask, logps, torch.zeros_like(logps)).sum() / mask.sum()
+
+
+def sft_fill(logps, mask):
+    count = mask.sum()
+    return (-logps).masked_fill(mask == 0, 0.0).sum() / count
+
+
+def sft_select(logps, mask):
+    return torch.masked_select(logps, mask > 0).neg().mean()
+
+
+def probability_by_formula(chosen_reward, rejected_reward):
+    return 1 / (1 + torch.exp(rejected_reward - chosen_reward))
+
+
+def probability_by_softmax(chosen_reward, rejected_reward):
+    return torch.stack([chosen_reward, rejected_reward]).softmax(0)[0]
+
+
+def reward_loss_softplus(chosen_rewards, rejected_rewards):
+    return F.softplus(rejected_rewards - chosen_rewards).mean()
+
+
+def reward_loss_cross_entropy(chosen_rewards, rejected_rewards):
+    scores = torch.stack([chosen_rewards, rejected_rewards], dim=1)
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+
+
+def reward_loss_bce(chosen_rewards, rejected_rewards):
+    gap = chosen_rewards - rejected_rewards
+    return F.binary_cross_entropy_with_logits(gap, torch.ones_like(gap))
+
+
+def last_by_loop(mask):
+    return torch.tensor([max(i for i, m in enumerate(row) if m) for row in mask.tolist()], device=mask.device)
+
+
+def last_by_flip(mask):
+    return mask.shape[1] - 1 - mask.long().flip(1).argmax(1)
+
+
+def last_by_cumsum(mask):
+    return mask.long().cumsum(1).argmax(1)
+
+
+def pairs_by_loops(ranking):
+    return [(better, worse) for i, better in enumerate(ranking) for worse in ranking[i + 1 :]]
+
+
+def pairs_from_the_end(ranking):
+    pairs = []
+    for j in reversed(range(len(ranking))):
+        pairs += [[ranking[i], ranking[j]] for i in range(j)]
+    return pairs
+
+
+RIGHT_ANSWERS = {
+    "start_here.sigmoid": [sigmoid_by_tanh, sigmoid_by_cases],
+    "pipeline.models_in_memory": [models_by_table, models_by_questions],
+    "sft.selective_log_softmax": [log_softmax_then_gather, minus_cross_entropy, shifted_by_the_maximum],
+    "sft.completion_mask": [mask_by_loop, mask_as_difference],
+    "sft.sft_loss": [sft_where, sft_fill, sft_select],
+    "reward_model.preference_probability": [probability_by_formula, probability_by_softmax],
+    "reward_model.reward_loss": [reward_loss_softplus, reward_loss_cross_entropy, reward_loss_bce],
+    "reward_model.last_token_index": [last_by_loop, last_by_flip, last_by_cumsum],
+    "reward_model.pairs_from_ranking": [pairs_by_loops, pairs_from_the_end],
+}
