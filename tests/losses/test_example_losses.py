@@ -122,9 +122,7 @@ def test_ipo_loss(averaged):
     lc, lr = torch.arange(1, 9), torch.arange(9, 1, -1)
     options = {"chosen_lengths": lc, "rejected_lengths": lr} if averaged else {}
     lc, lr = (lc, lr) if averaged else (torch.ones(8), torch.ones(8))
-    gaps = [
-        c / m - r / n for c, r, m, n in zip((pc - rc).tolist(), (pr - rr).tolist(), lc.tolist(), lr.tolist())
-    ]
+    gaps = [c / m - r / n for c, r, m, n in zip((pc - rc).tolist(), (pr - rr).tolist(), lc.tolist(), lr.tolist())]
     expected = [(gap - 2.5) ** 2 for gap in gaps]
     check_reductions(lambda **kw: ipo_loss(*logps, 0.2, **options, **kw), expected)
     inputs = tuple(x.requires_grad_() for x in logps)
@@ -153,9 +151,7 @@ LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0])
 def test_kto_loss(kind, kl):
     policy, reference = normal(8, name="policy", scale=5), normal(8, name="reference", scale=5)
     ratios = (policy - reference).tolist()
-    expected = [
-        ref.kto(r, bool(label), kl, 0.2, 1.3 if label else 0.7) for r, label in zip(ratios, LABELS.tolist())
-    ]
+    expected = [ref.kto(r, bool(label), kl, 0.2, 1.3 if label else 0.7) for r, label in zip(ratios, LABELS.tolist())]
     weights = {"desirable_weight": 1.3, "undesirable_weight": 0.7}
     arguments = (policy, reference, LABELS.to(kind))
     check_reductions(lambda **kw: kto_loss(*arguments, torch.tensor(kl), 0.2, **weights, **kw), expected)

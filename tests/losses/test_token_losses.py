@@ -48,6 +48,11 @@ def test_sft_loss_is_the_mean_over_completion_tokens():
     assert torch.autograd.gradcheck(lambda x: sft_loss(x, MASK), logps.requires_grad_())
 
 
+@pytest.mark.parametrize("items", [0, torch.tensor(0)])
+def test_a_global_batch_without_a_completion_token_gives_0(items):
+    assert sft_loss(-normal(3, 4).abs(), torch.zeros(3, 4), num_items_in_batch=items).item() == 0
+
+
 @pytest.mark.parametrize(("log_ratio", "expected"), [(1.0, -1.2), (-1.0, -0.367879), (0.1, -1.105171)])
 def test_ppo_clip_known_answers(log_ratio, expected):
     loss = ppo_clip_loss(torch.tensor([log_ratio]), torch.zeros(1), torch.ones(1))
@@ -62,9 +67,7 @@ def test_ppo_clip_loss():
     close(ppo_clip_loss(logps, old_logps, advantages, MASK, num_items_in_batch=40), math.fsum(kept) / 40)
     everything = ref.mean(x for row in expected for x in row)
     close(ppo_clip_loss(logps, old_logps, advantages), everything)
-    assert torch.autograd.gradcheck(
-        lambda x: ppo_clip_loss(x, old_logps, advantages, MASK), logps.requires_grad_()
-    )
+    assert torch.autograd.gradcheck(lambda x: ppo_clip_loss(x, old_logps, advantages, MASK), logps.requires_grad_())
 
 
 def test_at_ratio_1_the_gradient_is_the_policy_gradient():
@@ -77,9 +80,7 @@ def test_ppo_value_loss():
     values, old_values, returns = normal(3, 4), normal(3, 4, name="old"), normal(3, 4, name="returns")
     expected = tokens(lambda *xs: ref.value_token(*xs, 0.2), values, old_values, returns)
     close(ppo_value_loss(values, old_values, returns, MASK), ref.mean(ref.real(expected, MASK.tolist())))
-    assert torch.autograd.gradcheck(
-        lambda v: ppo_value_loss(v, old_values, returns, MASK), values.requires_grad_()
-    )
+    assert torch.autograd.gradcheck(lambda v: ppo_value_loss(v, old_values, returns, MASK), values.requires_grad_())
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,7 @@ def test_grpo_loss(loss_type, epsilon_high, beta):
     (logps, old_logps, ref_logps), advantages = sample(), normal(3, name="advantages")
     spread = advantages.unsqueeze(-1).expand(3, 4)
     expected = tokens(
-        lambda lp, old, r, a: (
-            ref.clip_token(lp, old, a, 0.2, epsilon_high or 0.2) + beta * ref.kl_token(lp, old, r)
-        ),
+        lambda lp, old, r, a: ref.clip_token(lp, old, a, 0.2, epsilon_high or 0.2) + beta * ref.kl_token(lp, old, r),
         *(logps, old_logps, ref_logps, spread),
     )
     options = {
