@@ -62,9 +62,7 @@ def _items_difference(expected: list, got: dict, kind: str, tolerance: float | N
         found = difference(value, got[key], tolerance)
         if found:
             return f"{kind} {key}: {found}"
-    extra = (
-        list(got)[len(expected) :] if kind == "item" else [key for key in got if key not in dict(expected)]
-    )
+    extra = list(got)[len(expected) :] if kind == "item" else [key for key in got if key not in dict(expected)]
     return f"{kind} {extra[0]} should not be there" if extra else None
 
 

@@ -183,9 +183,7 @@ def _agree(one: _Observation, other: _Observation, tolerance: float | None) -> b
     )
 
 
-def _recognise(
-    exercise: Exercise, cases: list[Case], got: list[_Observation], failing: list[int]
-) -> Mistake | None:
+def _recognise(exercise: Exercise, cases: list[Case], got: list[_Observation], failing: list[int]) -> Mistake | None:
     best, most = None, (0, 0)
     for mistake in exercise.mistakes:
         seen = [_observe(exercise, mistake.function, case) for case in cases]

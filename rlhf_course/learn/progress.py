@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,7 @@ def board() -> str:
     lines = [f"{'lesson':<22}{'exercises':<18}quizzes"]
     for number, topic in enumerate(TOPICS):
         counts = [
-            [sum(i.startswith(f"{topic}.") for i in ids) for ids in (done[kind], totals[kind])]
-            for kind in _KINDS
+            [sum(i.startswith(f"{topic}.") for i in ids) for ids in (done[kind], totals[kind])] for kind in _KINDS
         ]
         if any(total for _, total in counts):
             cells = [_cell(*count) for count in counts]
@@ -91,7 +92,7 @@ def _record(kind: str, item_id: str, passed: bool) -> str:
     path = progress_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), timeout=5):
+        with _lock(path.with_suffix(".lock")):
             try:
                 state = _parse(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
@@ -121,6 +122,20 @@ def _record(kind: str, item_id: str, passed: bool) -> str:
     return notice
 
 
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    lock = FileLock(path, timeout=5)
+    try:
+        lock.acquire()
+    except NotImplementedError:  # a folder without locks, as some network drives are
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _note(state: dict[str, dict], kind: str, item_id: str, passed: bool) -> None:
     entry = state[kind].setdefault(item_id, {"passed": False, "attempts": 0})
     entry["passed"] = entry["passed"] or passed
@@ -142,11 +157,7 @@ def _parse(text: str) -> dict[str, dict]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("passed"), bool)
-        and type(entry.get("attempts")) is int
-    )
+    return isinstance(entry, dict) and isinstance(entry.get("passed"), bool) and type(entry.get("attempts")) is int
 
 
 def _merge(one: dict[str, dict], other: dict[str, dict]) -> dict[str, dict]:

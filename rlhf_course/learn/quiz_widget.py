@@ -51,10 +51,7 @@ def read_questions(text: str) -> list[Question]:
         Question(
             entry["id"],
             " ".join(entry["question"].split()),
-            tuple(
-                Option(o["text"], " ".join(o["why"].split()), o.get("correct", False))
-                for o in entry["options"]
-            ),
+            tuple(Option(o["text"], " ".join(o["why"].split()), o.get("correct", False)) for o in entry["options"]),
         )
         for entry in tomllib.loads(text)["quiz"]
     ]

@@ -32,9 +32,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     near = get_close_matches(str(name), known, n=3, cutoff=0.5)
     if not near:  # a bare name, or another topic's: compare what follows the dot
         tails = {full.rsplit(".", 1)[-1]: full for full in known}
-        near = [
-            tails[tail] for tail in get_close_matches(str(name).rsplit(".", 1)[-1], tails, n=3, cutoff=0.5)
-        ]
+        near = [tails[tail] for tail in get_close_matches(str(name).rsplit(".", 1)[-1], tails, n=3, cutoff=0.5)]
     if near:
         return UnknownName(f"There is no {kind} {name!r}. Did you mean {' or '.join(map(repr, near))}?")
     return UnknownName(f"There is no {kind} {name!r}. There are: {', '.join(known)}.")

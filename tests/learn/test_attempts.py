@@ -132,9 +132,7 @@ def test_an_answer_that_depends_on_earlier_calls_fails():
     assert "once more" in result.message
 
 
-@pytest.mark.parametrize(
-    ("thing", "text"), [(3, "got int"), (None, "got NoneType"), (softplus, "no @exercise")]
-)
+@pytest.mark.parametrize(("thing", "text"), [(3, "got int"), (None, "got NoneType"), (softplus, "no @exercise")])
 def test_check_on_something_else_says_what_it_takes(thing, text, capsys):
     check(thing)
     out = capsys.readouterr().out

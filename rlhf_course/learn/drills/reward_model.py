@@ -99,9 +99,7 @@ def _pairs(stream: Random) -> Question:
                 f"{k * (k - 1)}",
                 "That counts (A, B) and (B, A) both. Of each two answers only one order is the labeler's.",
             ),
-            Option(
-                f"{k * k}", "That also pairs each answer with itself, and both orders of every other pair."
-            ),
+            Option(f"{k * k}", "That also pairs each answer with itself, and both orders of every other pair."),
         ),
     )
 

@@ -18,14 +18,12 @@ def _loss(stream: Random) -> Question:
         (
             Option(
                 f"{right:.3f}",
-                f"−(log {first} + log {second}) / 2: the two completion tokens, the end mark included, "
-                f"and no other.",
+                f"−(log {first} + log {second}) / 2: the two completion tokens, the end mark included, and no other.",
                 correct=True,
             ),
             Option(
                 f"{-(log(first) + log(second)) / 4:.3f}",
-                "The sum is right, but it was divided by all four positions. Divide by the tokens that "
-                "count.",
+                "The sum is right, but it was divided by all four positions. Divide by the tokens that count.",
             ),
             Option(
                 f"{-(log(prompt) + log(first) + log(second)) / 3:.3f}",
@@ -50,8 +48,7 @@ def _perplexity(stream: Random) -> Question:
         (
             Option(
                 f"{exp(loss):.1f}",
-                f"e^{loss} = {exp(loss):.1f}, the perplexity: a uniform guess among n words costs log n "
-                f"nats.",
+                f"e^{loss} = {exp(loss):.1f}, the perplexity: a uniform guess among n words costs log n nats.",
                 correct=True,
             ),
             Option(
@@ -60,8 +57,7 @@ def _perplexity(stream: Random) -> Question:
             ),
             Option(
                 f"{1 / loss:.1f}",
-                "One over the loss has no meaning: the loss is a logarithm, so the way back is an "
-                "exponential.",
+                "One over the loss has no meaning: the loss is a logarithm, so the way back is an exponential.",
             ),
             Option(
                 f"{exp(-loss):.2f}",

@@ -18,9 +18,7 @@ def models_in_memory(method):
 
 
 def _cases(_stream):
-    return [
-        Case(f"the method {method!r}", (method,)) for method in ("sft", "reward_model", "ppo", "dpo", "grpo")
-    ]
+    return [Case(f"the method {method!r}", (method,)) for method in ("sft", "reward_model", "ppo", "dpo", "grpo")]
 
 
 def _wrong(method_with_mistake, **roles):
@@ -76,8 +74,7 @@ EXERCISES = [
             Mistake(
                 "DPO with a reward model",
                 _wrong("dpo", reward_model="frozen"),
-                "DPO reads the pairs themselves. What was there to score that the labelers have not "
-                "already judged?",
+                "DPO reads the pairs themselves. What was there to score that the labelers have not already judged?",
             ),
             Mistake(
                 "DPO without a reference",

@@ -123,8 +123,7 @@ _REWARD_LOSS = Exercise(
         Mistake(
             "reversed",
             lambda chosen, rejected: -logsigmoid(rejected - chosen).mean(),
-            "Your loss falls when the rejected answer scores higher. Which of the two should training "
-            "push up?",
+            "Your loss falls when the rejected answer scores higher. Which of the two should training push up?",
         ),
         Mistake(
             "missing minus",
@@ -177,8 +176,7 @@ _REWARD_LOSS = Exercise(
     hints=[
         "The loss is how surprised the model is by the labelers' votes: −log of the probability it gave "
         "each, on average.",
-        "The probability is σ(chosen − rejected). Do not take its logarithm afterwards: for a gap of "
-        "−300 it is 0.",
+        "The probability is σ(chosen − rejected). Do not take its logarithm afterwards: for a gap of −300 it is 0.",
         "torch.nn.functional.logsigmoid does both steps, safely.",
         "return -torch.nn.functional.logsigmoid(chosen_rewards - rejected_rewards).mean()",
     ],
@@ -234,8 +232,7 @@ _LAST_TOKEN = Exercise(
         Mistake(
             "one before the first padding",
             lambda mask: mask.long().argmin(1) - 1,
-            "You look for the first 0 and step back. In a row without padding there is no 0, and argmin "
-            "answers 0.",
+            "You look for the first 0 and step back. In a row without padding there is no 0, and argmin answers 0.",
         ),
         Mistake(
             "one too early",
@@ -263,9 +260,7 @@ def _ranking_cases(stream):
         Case("four answers by number", ([2, 0, 3, 1],)),
         Case("two answers", (["clear", "jargon"],)),
         Case("a single answer", (["A"],)),
-        Case(
-            "nine answers, the most that InstructGPT ranked", (torch.randperm(9, generator=stream).tolist(),)
-        ),
+        Case("nine answers, the most that InstructGPT ranked", (torch.randperm(9, generator=stream).tolist(),)),
     ]
 
 

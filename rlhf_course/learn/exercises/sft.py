@@ -71,8 +71,7 @@ _LOG_SOFTMAX = Exercise(
         Mistake(
             "sign",
             lambda logits, ids: -_gather(logits.float().log_softmax(-1), ids),
-            "You return the loss, −log p. Here we want log p itself: at most 0, and nearer 0 for a "
-            "likelier word.",
+            "You return the loss, −log p. Here we want log p itself: at most 0, and nearer 0 for a likelier word.",
         ),
         Mistake(
             "wrong dimension",
@@ -141,8 +140,7 @@ _COMPLETION_MASK = Exercise(
         Mistake(
             "the prompt counted",
             lambda prompt, total, width: (_positions(width) < total[:, None]).expand(len(prompt), width),
-            "That is the attention mask: all real tokens, the prompt's too. Which of them did the "
-            "demonstrator write?",
+            "That is the attention mask: all real tokens, the prompt's too. Which of them did the demonstrator write?",
         ),
         Mistake(
             "the end mark dropped",
@@ -154,17 +152,13 @@ _COMPLETION_MASK = Exercise(
         ),
         Mistake(
             "the first token dropped",
-            lambda prompt, total, width: (
-                (_positions(width) > prompt[:, None]) & (_positions(width) < total[:, None])
-            ),
+            lambda prompt, total, width: (_positions(width) > prompt[:, None]) & (_positions(width) < total[:, None]),
             "Each completion's first token is missing. Positions count from 0: where does the token "
             "after a prompt of 2 stand?",
         ),
         Mistake(
             "one position too many",
-            lambda prompt, total, width: (
-                (_positions(width) >= prompt[:, None]) & (_positions(width) <= total[:, None])
-            ),
+            lambda prompt, total, width: (_positions(width) >= prompt[:, None]) & (_positions(width) <= total[:, None]),
             "One padding token slips in behind each row. Positions count from 0: where does the last of "
             "5 tokens stand?",
         ),
@@ -173,14 +167,13 @@ _COMPLETION_MASK = Exercise(
             lambda prompt, total, width: (
                 (_positions(width) >= prompt[:, None]) & (_positions(width) < (prompt + total)[:, None])
             ),
-            "Your rows end too late, by their prompt's length. total_lengths counts prompt and "
-            "completion together.",
+            "Your rows end too late, by their prompt's length. total_lengths counts prompt and completion together.",
         ),
         Mistake(
             "the first row's lengths for all",
-            lambda prompt, total, width: (
-                (_positions(width) >= prompt[0]) & (_positions(width) < total[0])
-            ).expand(len(prompt), width),
+            lambda prompt, total, width: ((_positions(width) >= prompt[0]) & (_positions(width) < total[0])).expand(
+                len(prompt), width
+            ),
             "All your rows look like the first one. How can (B,) lengths be compared with (width,) "
             "positions, row by row?",
         ),
@@ -245,14 +238,11 @@ _SFT_LOSS = Exercise(
         Mistake(
             "mask ignored",
             lambda logps, mask: -logps.mean(),
-            "The prompt and the padding are counted too. Multiply nothing by hope: which argument says "
-            "what counts?",
+            "The prompt and the padding are counted too. Multiply nothing by hope: which argument says what counts?",
         ),
         Mistake(
             "mean of rows' means",
-            lambda logps, mask: (
-                -(logps.masked_fill(~mask.bool(), 0).sum(1) / mask.sum(1).clamp(min=1)).mean()
-            ),
+            lambda logps, mask: -(logps.masked_fill(~mask.bool(), 0).sum(1) / mask.sum(1).clamp(min=1)).mean(),
             "You average each row first. Then a token of a short answer counts for more than one of a "
             "long answer. The SFT loss gives every token the same weight.",
         ),
@@ -282,10 +272,8 @@ _SFT_LOSS = Exercise(
     ],
     hints=[
         "Make the demonstrated tokens likely: the loss is how unlikely they are, −log p, on average.",
-        "On average over the tokens that count: their sum divided by how many there are, over the whole "
-        "batch.",
-        "Indexing with a bool mask, logps[mask.bool()], leaves just those tokens, whatever the padding "
-        "holds.",
+        "On average over the tokens that count: their sum divided by how many there are, over the whole batch.",
+        "Indexing with a bool mask, logps[mask.bool()], leaves just those tokens, whatever the padding holds.",
         "return -logps[mask.bool()].mean()",
     ],
     reason="The loss is the mean of −log p over completion tokens, all rows together, so that every "

@@ -34,8 +34,7 @@ EXERCISES = [
             Mistake(
                 "missing brackets",
                 lambda x: 1 / 1 + torch.exp(-x),
-                "Your results go above 1. Division binds before addition: which part is the whole "
-                "denominator?",
+                "Your results go above 1. Division binds before addition: which part is the whole denominator?",
             ),
             Mistake(
                 "overflow",
@@ -56,14 +55,12 @@ EXERCISES = [
             Mistake(
                 "softmax",
                 lambda x: torch.softmax(x, dim=-1) if x.ndim else torch.ones_like(x),
-                "Your numbers sum to 1: that is a softmax, where they compete. The sigmoid treats each "
-                "number alone.",
+                "Your numbers sum to 1: that is a softmax, where they compete. The sigmoid treats each number alone.",
             ),
         ],
         hints=[
             "You want a curve that is near 0 far to the left, one half at 0, near 1 far to the right.",
-            "exp(−x) is huge on the left, 1 at 0 and nearly 0 on the right. Add 1 to it and look at one "
-            "over that.",
+            "exp(−x) is huge on the left, 1 at 0 and nearly 0 on the right. Add 1 to it and look at one over that.",
             "return 1 / (1 + torch.exp(-x))",
         ],
         reason="exp(−x) is never negative, so 1 + exp(−x) is at least 1 and one over it lies between 0 "

@@ -48,9 +48,7 @@ class Lab:
 
     def __init__(self):
         self.widgets = self.controls()
-        self.image = ipywidgets.Image(
-            format="png", layout=ipywidgets.Layout(width=f"{_WIDTH}px", max_width="100%")
-        )
+        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width=f"{_WIDTH}px", max_width="100%"))
         self.reading = ipywidgets.HTML()
         self._redraw()
         for widget in self.widgets.values():

@@ -31,9 +31,7 @@ class BradleyTerry(Lab):
         left, right = figure.subplots(1, 2)
         left.plot(x, gaps.detach().sigmoid().numpy(), color=_BLUE)
         left.plot([gap], [probability], "o", color=_ORANGE)
-        left.set(
-            title=f"A gap of {gap:+.1f} is a {probability:.1%} preference", ylabel="P(chosen ≻ rejected)"
-        )
+        left.set(title=f"A gap of {gap:+.1f} is a {probability:.1%} preference", ylabel="P(chosen ≻ rejected)")
         right.plot(x, losses.detach().numpy(), color=_BLUE, label="loss (nats)")
         right.plot(x, pulls.numpy(), "--", color=_ORANGE, label="pull on the gap, −d loss / d gap")
         right.plot([gap, gap], [loss, 1 - probability], "o", color="black")
