@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import constants
+from transformers.utils import logging
 
 _TIMEOUT_SECONDS = 3.0
 
@@ -24,6 +25,24 @@ def hub_or_cache() -> Iterator[bool]:
         yield online
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def quiet_loading(progress_bar: bool = False) -> Iterator[None]:
+    """Inside the `with`, transformers shows no bars (unless wanted, for downloads) and no warnings.
+
+    What matters in them, weights that are missing, is checked and raised where models are loaded.
+    """
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if bar and not progress_bar:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _answers(address: str) -> bool:

@@ -1,5 +1,6 @@
 """Models with one number as their answer: a language model's body with a scalar head."""
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from rlhf_course._checks import as_mask, check_same_shape, check_tensor
 from rlhf_course.logprobs import upcast
 from rlhf_course.seeding import torch_stream
+
+
+class NoScalarHead(ValueError):
+    """The model has no trained head of one number."""
 
 
 class ScalarHeadModel(nn.Module):
@@ -32,9 +37,7 @@ class ScalarHeadModel(nn.Module):
                 f"score, got {type(inner).__name__}"
             )
         if inner.config.num_labels != 1:
-            raise ValueError(
-                f"model must have num_labels=1, one number a text, got {inner.config.num_labels}"
-            )
+            raise NoScalarHead(f"model must have num_labels=1, one number a text, got {inner.config.num_labels}")
         self.model = model
         self._takes_positions = "position_ids" in inspect.signature(inner.base_model.forward).parameters
 
@@ -54,7 +57,8 @@ class ScalarHeadModel(nn.Module):
                 "policy_model must be a causal language model of transformers (for a LoRA model of peft, the "
                 f"result of its merge_and_unload()), got {type(policy_model).__name__}"
             )
-        config = type(policy_model.config).from_dict({**policy_model.config.to_dict(), "num_labels": 1})
+        config = copy.deepcopy(policy_model.config)
+        config.num_labels = 1
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced; leave no trace
             model = AutoModelForSequenceClassification.from_config(config)
         model.base_model.load_state_dict(policy_model.base_model.state_dict())
@@ -75,15 +79,13 @@ class ScalarHeadModel(nn.Module):
             kwargs: passed on to `AutoModelForSequenceClassification.from_pretrained` (`dtype`, for example).
 
         Raises:
-            ValueError: for a model without a trained head, as a causal language model's folder.
+            NoScalarHead: a ValueError, for a model without a trained head, such as a causal language model.
         """
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, output_loading_info=True, **kwargs
-        )
+        model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True, **kwargs)
         if any(key.startswith("score.") for key in info["missing_keys"]):
-            raise ValueError(
-                f"{str(folder)!r} holds no scalar head: load it as a policy and build one with {cls.__name__}"
-                ".from_policy"
+            raise NoScalarHead(
+                f"{str(folder)!r} holds no scalar head: load it with load_policy and give it one with "
+                f"{cls.__name__}.from_policy"
             )
         return cls(model)
 
