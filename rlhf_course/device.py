@@ -60,9 +60,7 @@ def pick_device(device: str | torch.device = "auto", hardware: Hardware | None =
     available = {"cpu": 1, "cuda": len(hardware.cuda), "mps": int(hardware.mps)}[kind]
     if index >= available:
         count = f"{available} {kind} device(s)" if available else f"no {kind} device"
-        raise ValueError(
-            f"device {name!r} was asked for, but PyTorch finds {count} here: use 'auto' or 'cpu'"
-        )
+        raise ValueError(f"device {name!r} was asked for, but PyTorch finds {count} here: use 'auto' or 'cpu'")
     return torch.device(name)
 
 

@@ -55,9 +55,7 @@ def test_unknown_device(name):
         pick_device(name, A100)
 
 
-@pytest.mark.parametrize(
-    ("name", "hardware"), [("cuda", LAPTOP), ("cuda", MAC), ("cuda:2", MIXED), ("mps", T4)]
-)
+@pytest.mark.parametrize(("name", "hardware"), [("cuda", LAPTOP), ("cuda", MAC), ("cuda:2", MIXED), ("mps", T4)])
 def test_missing_device(name, hardware):
     with pytest.raises(ValueError, match=f"{name!r} was asked for, but PyTorch finds"):
         pick_device(name, hardware)

@@ -177,9 +177,7 @@ def test_tokenize_preferences():
     ]
     tokenized = tokenize_preferences(Rows(rows, {"earlier": 3}), tokenizer, max_length=9)
     assert len(tokenized) == 1 and tokenized[0]["gold"] == 1
-    shown = {
-        key: tokenizer.convert_ids_to_tokens(ids) for key, ids in tokenized[0].items() if key.endswith("_ids")
-    }
+    shown = {key: tokenizer.convert_ids_to_tokens(ids) for key, ids in tokenized[0].items() if key.endswith("_ids")}
     assert shown == {
         "prompt_ids": prompt.split(),
         "chosen_ids": ["it", "is", "linked"],

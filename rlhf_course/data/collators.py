@@ -87,9 +87,7 @@ def _pad_right(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> d
     attention_mask, completion_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
     for i, (prompt, completion) in enumerate(pairs):
         if not completion:
-            raise ValueError(
-                f"row {i} has an empty completion; at least its end-of-sequence token is expected"
-            )
+            raise ValueError(f"row {i} has an empty completion; at least its end-of-sequence token is expected")
         end = len(prompt) + len(completion)
         input_ids[i, :end] = torch.tensor([*prompt, *completion])
         attention_mask[i, :end] = 1

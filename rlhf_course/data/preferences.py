@@ -35,9 +35,7 @@ _FILES = (".json", ".jsonl", ".jsonl.gz")
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def load_preferences(
-    name_or_path: str | Path, split: str = "train", data_dir: str | Path | None = None
-) -> Rows:
+def load_preferences(name_or_path: str | Path, split: str = "train", data_dir: str | Path | None = None) -> Rows:
     """Comparisons from a file or from the Hub.
 
     Rows whose two prompts differ, or whose two answers are equal, say nothing about preferences: they are
@@ -86,9 +84,7 @@ def preference_rows(rows: Iterable[dict[str, Any]], source: str = "rows") -> Row
     return cleaned
 
 
-def tokenize_preferences(
-    rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Rows:
+def tokenize_preferences(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
     """Rows of any format above as token ids.
 
     Each text, prompt with answer, is cut at its end to `max_length` tokens. Pairs that are equal then, and
@@ -116,9 +112,7 @@ def tokenize_preferences(
     return Rows(kept, dropped)
 
 
-def split_train_eval(
-    rows: Iterable[dict[str, Any]], eval_size: float | int = 0.1, seed: int = 0
-) -> tuple[Rows, Rows]:
+def split_train_eval(rows: Iterable[dict[str, Any]], eval_size: float | int = 0.1, seed: int = 0) -> tuple[Rows, Rows]:
     """Split rows so that no prompt is in both parts: held out means a question never trained on.
 
     Args:
@@ -132,9 +126,7 @@ def split_train_eval(
     """
     rows = list(rows)
     if isinstance(eval_size, float):
-        wanted = len(rows) * check_number(
-            "eval_size", eval_size, low=0, high=1, low_open=True, high_open=True
-        )
+        wanted = len(rows) * check_number("eval_size", eval_size, low=0, high=1, low_open=True, high_open=True)
     else:
         wanted = check_count("eval_size", eval_size, low=1)
     groups: dict[str, list[int]] = {}
@@ -151,8 +143,7 @@ def split_train_eval(
         held_out.update(by_prompt[group])
     if len(held_out) == len(rows):
         raise ValueError(
-            f"eval_size={eval_size} leaves nothing to train on: there are {len(rows)} rows of "
-            f"{len(groups)} prompts"
+            f"eval_size={eval_size} leaves nothing to train on: there are {len(rows)} rows of {len(groups)} prompts"
         )
     train = Rows(row for i, row in enumerate(rows) if i not in held_out)
     return train, Rows(row for i, row in enumerate(rows) if i in held_out)
@@ -249,9 +240,7 @@ def _from_hub(name: str, split: str, data_dir: str | Path | None) -> Iterable[di
     try:
         from datasets import load_dataset
     except ImportError:
-        raise OSError(
-            f"no file {name!r}, and data sets of the Hub need a package more: pip install datasets"
-        ) from None
+        raise OSError(f"no file {name!r}, and data sets of the Hub need a package more: pip install datasets") from None
     with hub_or_cache() as online:
         try:
             return load_dataset(name, split=split, data_dir=None if data_dir is None else str(data_dir))
@@ -259,6 +248,4 @@ def _from_hub(name: str, split: str, data_dir: str | Path | None) -> Iterable[di
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             if not online:
                 reason = "the Hub cannot be reached, and its cache here does not have it"
-            raise OSError(
-                f"no file and no data set on the Hub could be loaded as {name!r}: {reason}"
-            ) from None
+            raise OSError(f"no file and no data set on the Hub could be loaded as {name!r}: {reason}") from None

@@ -17,9 +17,7 @@ class Rows(list):
         """For example "2,307 of 2,312 rows kept; dropped: 5 (the prompts differ)"."""
         total = len(self) + sum(self.dropped.values())
         kept = f"{len(self):,} of {total:,} rows kept"
-        reasons = ", ".join(
-            f"{count:,} ({reason})" for reason, count in sorted(self.dropped.items()) if count
-        )
+        reasons = ", ".join(f"{count:,} ({reason})" for reason, count in sorted(self.dropped.items()) if count)
         return f"{kept}; dropped: {reasons}" if reasons else kept
 
 

@@ -55,9 +55,7 @@ def encode_prompt_completion(
     """
     eos = tokenizer.eos_token_id
     if eos is None:
-        raise ValueError(
-            "tokenizer must have an eos_token: a completion could not be told from an unfinished one"
-        )
+        raise ValueError("tokenizer must have an eos_token: a completion could not be told from an unfinished one")
     chat = is_messages("prompt", prompt)
     if is_messages("completion", completion) != chat:
         kinds = ("a string", "messages")
@@ -122,9 +120,7 @@ def tokenize_sft(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerB
     return Rows(kept, dropped)
 
 
-def tokenize_prompts(
-    rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Rows:
+def tokenize_prompts(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
     """Rows of `prompt` with its ids added as `prompt_ids`; other columns stay.
 
     A prompt of more than `max_length` tokens is dropped and counted: cut short, it would ask something else.
@@ -174,6 +170,4 @@ def _with_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: give strings in place of chat messages")
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
