@@ -79,10 +79,8 @@ def encode_prompt_completion(
         text, joined_ids = completion, _with_bos(tokenizer, _encode(tokenizer, prompt + completion))
 
     boundary = len(prompt_ids)
-    if joined_ids[:boundary] == prompt_ids:
-        completion_ids = joined_ids[boundary:]
-    else:
-        completion_ids = _encode(tokenizer, text)
+    unmerged = joined_ids[:boundary] == prompt_ids
+    completion_ids = joined_ids[boundary:] if unmerged else _encode(tokenizer, text)
     if chat and eos in completion_ids:
         # Many templates write a line break after the end of a turn. The answer ends before it.
         end = len(completion_ids) - completion_ids[::-1].index(eos)
