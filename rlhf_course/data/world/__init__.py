@@ -1,0 +1,27 @@
+"""The small world: a language, a truth (the gold reward), and people who write in it and judge it."""
+
+from rlhf_course.data.world.config import WORLD, WorldConfig
+from rlhf_course.data.world.gold import Term, explain_gold, gold_reward
+from rlhf_course.data.world.grammar import CONCEPTS, Concept, concept_of, parse_sentence, split_sentences
+from rlhf_course.data.world.labelers import Labeler, label_rankings
+from rlhf_course.data.world.tokenizer import world_tokenizer
+from rlhf_course.data.world.writers import corpus, demonstrations, write_answer
+
+__all__ = [
+    "CONCEPTS",
+    "WORLD",
+    "Concept",
+    "Labeler",
+    "Term",
+    "WorldConfig",
+    "concept_of",
+    "corpus",
+    "demonstrations",
+    "explain_gold",
+    "gold_reward",
+    "label_rankings",
+    "parse_sentence",
+    "split_sentences",
+    "world_tokenizer",
+    "write_answer",
+]

@@ -1,0 +1,161 @@
+"""Judging policies and reward models by the truth of the small world, on fresh samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlhf_course.data.tokenize import tokenize_prompts
+from rlhf_course.data.world.config import WORLD, WorldConfig
+from rlhf_course.data.world.gold import gold_reward
+from rlhf_course.logprobs import sequence_logps
+from rlhf_course.models.scoring import CompletionLogps
+from rlhf_course.seeding import python_stream
+from rlhf_course.trainers.rollout import Rollout, sample_rollout, score_rollout
+
+#: Rows sampled or scored at once.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sampled answer: its prompt, its words without special tokens, and whether it came to its end token."""
+
+    prompt: str
+    text: str
+    ended: bool
+
+
+def draw_prompts(n: int, seed: int, split: str = "train", world: WorldConfig = WORLD) -> list[str]:
+    """`n` prompts of the world drawn uniformly from a split ("train", "held_out" or "all")."""
+    rng = python_stream(seed, "prompts")
+    prompts = world.prompts(split)
+    return [rng.choice(prompts) for _ in range(n)]
+
+
+def _rollouts(model, tokenizer, prompts: Sequence[str], seed: int, max_new_tokens: int, temperature: float):
+    rows = tokenize_prompts([{"prompt": prompt} for prompt in prompts], tokenizer, max_length=1_000_000)
+    for start in range(0, len(rows), CHUNK):
+        yield sample_rollout(
+            model,
+            tokenizer,
+            rows[start : start + CHUNK],
+            slice(None),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            stream=(seed, "answers", start),
+        )
+
+
+def _answers(rollout: Rollout, tokenizer) -> list[Answer]:
+    texts = rollout.completions(tokenizer)
+    return [Answer(*row) for row in zip(rollout.prompts, texts, rollout.ended.tolist())]
+
+
+def sample_answers(
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[str],
+    seed: int,
+    max_new_tokens: int = WORLD.max_answer_tokens,
+    temperature: float = 1.0,
+) -> list[Answer]:
+    """One answer to each prompt, in order, from the stream `("answers", …)` of `seed`."""
+    found = _rollouts(model, tokenizer, prompts, seed, max_new_tokens, temperature)
+    return [answer for rollout in found for answer in _answers(rollout, tokenizer)]
+
+
+@torch.no_grad()
+def evaluate_policy(
+    model: nn.Module,
+    tokenizer,
+    *,
+    ref_model: nn.Module | None = None,
+    reward_model: nn.Module | None = None,
+    n: int = 512,
+    seed: int = 0,
+    split: str = "train",
+    world: WorldConfig = WORLD,
+) -> dict[str, float]:
+    """What a policy is worth on `n` fresh answers.
+
+    Returns:
+        `gold`: mean gold reward, and `gold_se` its standard error, in gold units. With `ref_model`, `kl`: nats an
+        answer from it, estimated on these answers. With `reward_model`, `proxy`: its mean score. `length`: mean number
+        of tokens, the end token included.
+    """
+    prompts = draw_prompts(n, seed, split, world)
+    gold, kl, proxy, length = [], [], [], []
+    reference = None if ref_model is None else CompletionLogps(ref_model.eval())
+    for rollout in _rollouts(model, tokenizer, prompts, seed, world.max_answer_tokens, 1.0):
+        answers = _answers(rollout, tokenizer)
+        gold += [gold_reward(a.prompt, a.text, ended=a.ended, world=world) for a in answers]
+        length += rollout.mask.sum(dim=1).tolist()
+        if reference is not None:
+            ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
+            ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
+            kl += sequence_logps(rollout.logps - ref_logps, rollout.mask).tolist()
+        if reward_model is not None:
+            proxy += score_rollout(reward_model.eval(), rollout, tokenizer).tolist()
+    found = {"gold": np.mean(gold), "gold_se": np.std(gold, ddof=1) / sqrt(n), "length": np.mean(length)}
+    if kl:
+        found["kl"] = np.mean(kl)
+    if proxy:
+        found["proxy"] = np.mean(proxy)
+    return {name: float(value) for name, value in found.items()}
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a share, 95 % by default (Wilson 1927): honest for few trials and near 0 and 1."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"successes must lie between 0 and n, and n be at least 1, got {successes} of {n}")
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return (centre - half) / scale, (centre + half) / scale
+
+
+@torch.no_grad()
+def reward_accuracy(reward_model: nn.Module, tokenizer, comparisons: Sequence[dict]) -> dict[str, float]:
+    """How a reward model and the labels it learned from rank held-out pairs, by the gold reward.
+
+    Args:
+        comparisons: rows with `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`.
+
+    Returns:
+        On the pairs that are not tied in gold: `rm_gold_accuracy` and `label_gold_accuracy`, the shares in gold order;
+        `difference` with its 95 % interval `difference_low`, `difference_high` (paired); `pairs`, their number. On all
+        pairs, `label_accuracy`: how often the model agrees with the label.
+    """
+    from rlhf_course.trainers.reward import collate_rankings, tokenize_rankings
+
+    rows = tokenize_rankings(comparisons, tokenizer, max_length=1_000_000)
+    if len(rows) != len(comparisons):
+        comparisons = [c for c in comparisons if c["chosen"] != c["rejected"]]
+    margins = []
+    for start in range(0, len(rows), CHUNK):
+        batch = collate_rankings(rows[start : start + CHUNK], tokenizer.pad_token_id)
+        rewards = reward_model.eval()(
+            batch["input_ids"].to(reward_model.device), batch["attention_mask"].to(reward_model.device)
+        )
+        margins += (rewards[batch["better"]] - rewards[batch["worse"]]).tolist()
+    margins = np.array(margins)
+    gold_gaps = np.array([c["gold_chosen"] - c["gold_rejected"] for c in comparisons])
+    untied = np.abs(gold_gaps) > 1e-9
+    rm_right = (margins > 0)[untied] == (gold_gaps > 0)[untied]
+    label_right = gold_gaps[untied] > 0
+    gain = rm_right.astype(float) - label_right
+    half = 1.96 * gain.std(ddof=1) / sqrt(len(gain))
+    return {
+        "rm_gold_accuracy": float(rm_right.mean()),
+        "label_gold_accuracy": float(label_right.mean()),
+        "difference": float(gain.mean()),
+        "difference_low": float(gain.mean() - half),
+        "difference_high": float(gain.mean() + half),
+        "pairs": int(untied.sum()),
+        "label_accuracy": float((margins > 0).mean()),
+    }

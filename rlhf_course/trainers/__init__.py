@@ -1,0 +1,21 @@
+"""One file per method. Every trainer takes TRL's arguments; `train()` returns a `History`."""
+
+from rlhf_course.trainers.config import TrainingConfig
+from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
+from rlhf_course.trainers.history import History
+from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
+from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
+from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
+
+__all__ = [
+    "DPOConfig",
+    "DPOTrainer",
+    "History",
+    "PPOConfig",
+    "PPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
+    "SFTConfig",
+    "SFTTrainer",
+    "TrainingConfig",
+]

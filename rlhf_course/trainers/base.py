@@ -1,0 +1,340 @@
+"""What all trainers share: the order of the data, the optimiser, the log, checkpoints and exact resuming.
+
+A method's own file holds its algorithm. An *offline* method says what the loss of some rows is (`compute_loss`) and
+gets its `step` from here; PPO writes its own `step`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from rlhf_course.device import mixed_precision
+from rlhf_course.seeding import torch_stream
+from rlhf_course.trainers.checkpoint import read_checkpoint, write_checkpoint
+from rlhf_course.trainers.config import TrainingConfig
+from rlhf_course.trainers.history import History
+
+Rows = Sequence[dict[str, Any]]
+
+#: Rows are sorted by length within this many batches at a time, if `group_by_length` is on.
+BATCHES_SORTED_TOGETHER = 16
+
+
+class Trainer:
+    """Trains `model` on `train_dataset`; subclasses are the methods.
+
+    Args:
+        model: what is trained: a causal language model (peft's LoRA models included), or a RewardModel.
+        ref_model: the frozen reference of methods that have one; None is the model as it is now.
+        reward_funcs: what online methods maximise.
+        args: the method's settings; its defaults if left out.
+        train_dataset: rows with the method's columns (a list of dicts or a datasets.Dataset).
+        eval_dataset: rows like them, for `evaluate`.
+        processing_class: the tokenizer.
+        loss_fn: a function to use in place of the method's loss, called with positional arguments only: yours.
+        compute_metrics: called with the trainer at each evaluation; returns more metrics (their names get `eval_`
+            in front).
+    """
+
+    config_class: type[TrainingConfig] = TrainingConfig
+    #: Settings that belong to the package's own loss and that another `loss_fn` would not hear of.
+    loss_settings: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ref_model: nn.Module | None = None,
+        reward_funcs: Any = None,
+        args: TrainingConfig | None = None,
+        train_dataset: Rows = (),
+        eval_dataset: Rows | None = None,
+        processing_class: Any = None,
+        loss_fn: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[["Trainer"], dict[str, float]] | None = None,
+    ):
+        self.args = args or self.config_class()
+        if not isinstance(self.args, self.config_class):
+            raise TypeError(f"args must be a {self.config_class.__name__}, got {type(self.args).__name__}")
+        if processing_class is None:
+            raise ValueError("processing_class is missing: pass the tokenizer that came with the model")
+        if loss_fn is not None and (unheard := self.args.non_default(self.loss_settings)):
+            raise ValueError(
+                "loss_fn is called with the loss's positional arguments only, so it cannot honour "
+                f"{', '.join(unheard)}: leave out loss_fn, or the setting"
+            )
+        self.model, self.ref_model, self.reward_funcs = model, ref_model, reward_funcs
+        self.tokenizer, self.loss_fn, self.compute_metrics = processing_class, loss_fn, compute_metrics
+        self.accelerator = make_accelerator(self.args)
+        self.train_rows = self.prepare_rows(train_dataset)
+        if len(self.train_rows) == 0:
+            report = getattr(self.train_rows, "report", None)
+            raise ValueError("train_dataset has no rows" + (f" left ({report})" if report else ""))
+        self.eval_rows = None if eval_dataset is None else self.prepare_rows(eval_dataset)
+        self.global_step = 0
+        self.history = History()
+        self._pending: list[dict[str, Tensor]] = []
+        if self.args.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.setup()
+        trainable = [p for group in self.parameter_groups() for p in group["params"]]
+        if not trainable:
+            raise ValueError("the model has no parameter that requires a gradient: nothing to train")
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(
+                self.parameter_groups(),
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                weight_decay=self.args.weight_decay,
+                fused=all(p.device.type in ("cpu", "cuda") for p in trainable),
+            )
+        )
+        self._peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+
+    # ------------------------------------------------------------------ what a method defines
+
+    def prepare_rows(self, dataset: Rows) -> Rows:
+        """Check and tokenise a dataset: rows with token ids, and `length` to group them by."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        """Put models on the device, and make what else the method needs, before the optimiser is built."""
+        raise NotImplementedError
+
+    def compute_loss(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some rows, as a mean over their items, and metrics."""
+        raise NotImplementedError
+
+    def num_items(self, rows: Rows) -> int:
+        """How many items (rows, unless a method says otherwise) the loss of `rows` is a mean over."""
+        return len(rows)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains."""
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def extra_state(self) -> dict[str, Any]:
+        """Further tensors and numbers a checkpoint must hold for an exact resume."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what `extra_state` gave."""
+
+    # ------------------------------------------------------------------ one step
+
+    def step(self, batch: Rows) -> dict[str, Tensor]:
+        """One update of the weights on the rows of a batch. Returns metrics, still on the device.
+
+        The batch is worked through in micro-batches that fit the memory. Each one's mean loss is weighted by its
+        share of the batch's items: the gradient is that of the whole batch's mean, however it is cut.
+        """
+        micro_batches = list(self.micro_batches(batch))
+        total = self.num_items(batch)
+        metrics: dict[str, Tensor] = {}
+        for rows in micro_batches:
+            share = self.num_items(rows) / total
+            loss, parts = self.compute_loss(rows)
+            self.backward(loss * share)
+            for name, value in {"loss": loss, **parts}.items():
+                metrics[name] = metrics.get(name, 0.0) + value.detach() * share
+        metrics["grad_norm"] = self.update()
+        return metrics
+
+    def micro_batches(self, batch: Rows) -> Iterator[Rows]:
+        """This process's rows of a batch, in pieces of `per_device_train_batch_size`."""
+        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(mine), size):
+            yield mine[start : start + size]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradient to the others'. (Processes average their gradients; here they must add up.)"""
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
+    def update(self) -> Tensor:
+        """Clip the gradient, move the weights, forget the gradient. Returns the gradient's norm before clipping."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        for group, peak in zip(self.optimizer.param_groups, self._peak_lrs):
+            group["lr"] = peak * self.lr_factor(self.global_step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm.detach()
+
+    def lr_factor(self, step: int) -> float:
+        """The learning rate of a step as a share of its peak."""
+        if step < self.args.warmup_steps:
+            return (step + 1) / self.args.warmup_steps
+        done = (step - self.args.warmup_steps) / max(self.max_steps - self.args.warmup_steps, 1)
+        shapes = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return shapes[self.args.lr_scheduler_type]
+
+    # ------------------------------------------------------------------ the run
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of one step, over all devices."""
+        per_device = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return per_device * self.accelerator.num_processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.train_rows) // self.batch_size)
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of the whole run."""
+        if self.args.max_steps != -1:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+
+    def batch(self, step: int) -> Rows:
+        """The rows of a step. They follow from seed and step alone, so that a resumed run needs no replay."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if getattr(self, "_order_epoch", None) != epoch:
+            self._order, self._order_epoch = self._epoch_order(epoch), epoch
+        return [self.train_rows[i] for i in self._order[place]]
+
+    def _epoch_order(self, epoch: int) -> list[list[int]]:
+        generator = torch_stream(self.args.seed, "order", epoch)
+        order = torch.randperm(len(self.train_rows), generator=generator).tolist()
+        size = self.batch_size
+        if not self.args.group_by_length or "length" not in self.train_rows[0]:
+            return [order[i : i + size] for i in range(0, len(order), size)]
+        batches = []
+        for start in range(0, len(order), size * BATCHES_SORTED_TOGETHER):
+            chunk = order[start : start + size * BATCHES_SORTED_TOGETHER]
+            chunk.sort(key=lambda i: self.train_rows[i]["length"])
+            batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def train(self) -> History:
+        """Train to the last step, from wherever the trainer stands, and return the history.
+
+        An interrupt (Ctrl-C, the stop button) leaves the trainer after its last whole step: call `train` again to go
+        on. With an `output_dir`, a checkpoint is written every `save_steps`, at the end, and on an interrupt.
+        """
+        bar = tqdm(
+            total=self.max_steps,
+            initial=self.global_step,
+            desc=type(self).__name__,
+            unit="step",
+            disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
+        )
+        try:
+            with bar:
+                while self.global_step < self.max_steps:
+                    self.before_step()
+                    self._pending.append(self.step(self.batch(self.global_step)))
+                    self.global_step += 1
+                    bar.update()
+                    self._after_step(bar)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(
+                "out of memory: lower per_device_train_batch_size (and raise gradient_accumulation_steps by as much), "
+                "lower max_length, or set gradient_checkpointing=True"
+            ) from error
+        except KeyboardInterrupt:
+            self.optimizer.zero_grad()
+            self._save_in_output_dir()
+            raise
+        return self.history
+
+    def before_step(self) -> None:
+        """Called before each step."""
+        self.model.train()
+
+    def _after_step(self, bar: tqdm) -> None:
+        step, last = self.global_step, self.global_step == self.max_steps
+        if last or step % self.args.logging_steps == 0:
+            row = self._flush_metrics()
+            bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown if name in row})
+        if last or (self.args.eval_steps and step % self.args.eval_steps == 0):
+            self.history.log(step, self.evaluate())
+        if last or (self.args.save_steps and step % self.args.save_steps == 0):
+            self._save_in_output_dir()
+
+    #: The metrics beside the progress bar.
+    shown: tuple[str, ...] = ("loss",)
+
+    def _flush_metrics(self) -> dict[str, float]:
+        """Read the metrics gathered since the last log line: one trip to the device, one across processes."""
+        names = list(dict.fromkeys(name for metrics in self._pending for name in metrics))
+        columns = [torch.stack([m[name].float() for m in self._pending if name in m]).mean() for name in names]
+        means = self.accelerator.reduce(torch.stack(columns), reduction="mean").tolist()
+        self._pending = []
+        row = {
+            "epoch": self.global_step / self.steps_per_epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **dict(zip(names, means)),
+        }
+        self.history.log(self.global_step, row)
+        return row
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Loss and metrics on `eval_dataset`, and what `compute_metrics` adds. Names start with `eval_`."""
+        self.model.eval()
+        found: dict[str, float] = {}
+        if self.eval_rows:
+            total = self.num_items(self.eval_rows)
+            size = self.args.per_device_train_batch_size
+            rows = sorted(self.eval_rows, key=lambda row: row.get("length", 0))
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                loss, metrics = self.compute_loss(part)
+                for name, value in {"loss": loss, **metrics}.items():
+                    found[name] = found.get(name, 0.0) + value.item() * self.num_items(part) / total
+        if self.compute_metrics is not None:
+            found |= self.compute_metrics(self)
+        return {f"eval_{name}": value for name, value in found.items()}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save(self, folder) -> None:
+        """Write everything an exact resume needs; the model inside loads with plain transformers."""
+        if self.accelerator.is_main_process:
+            write_checkpoint(self, folder)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, folder) -> "Trainer":
+        """Take up the run saved in `folder` (a checkpoint, or an output_dir: then its newest whole checkpoint).
+
+        Build the trainer as for the original run first: same model, data and settings. `train()` then goes on as if
+        nothing had happened, bit for bit on a CPU.
+        """
+        read_checkpoint(self, folder)
+        return self
+
+    def _save_in_output_dir(self) -> None:
+        if self.args.output_dir is not None:
+            self.save(f"{self.args.output_dir}/checkpoint-{self.global_step}")
+
+
+def make_accelerator(args: TrainingConfig) -> Accelerator:
+    """An Accelerator for these settings; several trainers may live in one process, one after another."""
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    if args.bf16 is None and args.fp16 is None:
+        precision = mixed_precision("cpu" if args.use_cpu else "auto")
+    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=precision, cpu=args.use_cpu)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good, as preference methods must.
+
+    With dropout on, the policy and its own frozen copy differ before a single step: log-ratios are noise, and PPO's
+    probability ratio is not 1.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_pdrop"):
+        if getattr(getattr(model, "config", None), name, 0):
+            setattr(model.config, name, 0.0)

@@ -1,0 +1,133 @@
+"""The reward model (InstructGPT, stage 2): learn a scalar from comparisons."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from rlhf_course._checks import check_number
+from rlhf_course.data.collators import collate_sft
+from rlhf_course.data.preferences import tokenize_preferences
+from rlhf_course.losses.reward import reward_loss
+from rlhf_course.trainers.base import Trainer, disable_dropout
+from rlhf_course.trainers.config import TrainingConfig
+from rlhf_course.trainers.sft import to_device
+
+
+@dataclass(kw_only=True)
+class RewardConfig(TrainingConfig):
+    """Settings of `RewardTrainer`. The defaults suit the tiny model.
+
+    Attributes:
+        center_rewards_coefficient: weight of the term that keeps rewards around 0 (0.01 is usual); None is off.
+    """
+
+    warmup_steps: int = 20
+    center_rewards_coefficient: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.center_rewards_coefficient is not None:
+            check_number("center_rewards_coefficient", self.center_rewards_coefficient, low=0)
+
+
+class RewardTrainer(Trainer):
+    """Fits a `RewardModel` to comparisons by Bradley–Terry.
+
+    Rows: `prompt`, `chosen`, `rejected`, and optionally `margin`; or `prompt` and `ranked`, K completions from best
+    to worst, which stand for K(K − 1)/2 pairs. A ranking's pairs stay in one batch and each of its answers is run
+    through the model once (Ouyang et al. 2022, §3.5: shuffled into one pile, the pairs overfit).
+
+    `loss_fn(chosen_rewards, rejected_rewards)` takes the rewards of P pairs, (P,) each.
+    """
+
+    config_class = RewardConfig
+    loss_settings = ("center_rewards_coefficient",)
+    shown = ("loss", "accuracy")
+
+    def prepare_rows(self, dataset):
+        return tokenize_rankings(dataset, self.tokenizer, self.args.max_length)
+
+    def setup(self):
+        disable_dropout(self.model)
+        self.model.to(self.accelerator.device)
+        self.reward_model = self.accelerator.prepare(self.model)
+
+    def num_items(self, rows) -> int:
+        """Pairs: the loss is their mean."""
+        return sum(len(row["ranked_ids"]) * (len(row["ranked_ids"]) - 1) // 2 for row in rows)
+
+    def compute_loss(self, rows) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = collate_rankings(rows, self.tokenizer.pad_token_id)
+        batch = to_device(batch, self.accelerator.device)
+        rewards = self.reward_model(batch["input_ids"], batch["attention_mask"])
+        chosen, rejected = rewards[batch["better"]], rewards[batch["worse"]]
+        if self.loss_fn is not None:
+            loss = self.loss_fn(chosen, rejected)
+        else:
+            centring = self.args.center_rewards_coefficient or 0.0
+            loss = reward_loss(chosen, rejected, margin=batch.get("margin"), center_rewards_coefficient=centring)
+        return loss, {
+            "accuracy": (chosen > rejected).float().mean(),
+            "margin": (chosen - rejected).mean(),
+            "mean_reward": rewards.mean(),
+        }
+
+
+def tokenize_rankings(dataset, tokenizer, max_length: int):
+    """Rows of pairs or rankings with `prompt_ids`, `ranked_ids` (best first) and `length`, the longest one's.
+
+    Rows with two answers that are the same within `max_length` say nothing or contradict themselves: dropped, counted.
+    """
+    if len(dataset) and "ranked" in dataset[0]:
+        # A ranking is checked and cut as its neighbours' pairs are, then put together again.
+        rows = tokenize_preferences(_neighbours(dataset), tokenizer, max_length)
+        whole: dict[int, list] = {}
+        for row in rows:
+            whole.setdefault(row["ranking"], []).append(row)
+        full = [pairs for i, pairs in whole.items() if len(pairs) == len(dataset[i]["ranked"]) - 1]
+        rows = type(rows)(
+            (
+                {
+                    "prompt_ids": p[0]["prompt_ids"],
+                    "ranked_ids": [p[0]["chosen_ids"], *(q["rejected_ids"] for q in p)],
+                }
+                for p in full
+            ),
+            rows.dropped,
+        )
+    else:
+        rows = tokenize_preferences(dataset, tokenizer, max_length)
+        for row in rows:
+            row["ranked_ids"] = [row["chosen_ids"], row["rejected_ids"]]
+    for row in rows:
+        row["length"] = len(row["prompt_ids"]) + max(map(len, row["ranked_ids"]))
+    return rows
+
+
+def _neighbours(dataset):
+    for i, row in enumerate(dataset):
+        if not isinstance(row["ranked"], list | tuple) or len(row["ranked"]) < 2:
+            raise ValueError(f"ranked must be a list of at least two completions, best first, got {row['ranked']!r}")
+        for better, worse in zip(row["ranked"], row["ranked"][1:]):
+            yield {"prompt": row["prompt"], "chosen": better, "rejected": worse, "ranking": i}
+
+
+def collate_rankings(rows, pad_token_id: int) -> dict[str, Tensor]:
+    """All answers of all rows once, (N, L), and the pairs as places among them: `better` and `worse`, (P,)."""
+    answers, better, worse = [], [], []
+    for row in rows:
+        places = range(len(answers), len(answers) + len(row["ranked_ids"]))
+        answers += [{"prompt_ids": row["prompt_ids"], "completion_ids": ids} for ids in row["ranked_ids"]]
+        for i, j in combinations(places, 2):
+            better.append(i)
+            worse.append(j)
+    batch = {
+        **collate_sft(answers, pad_token_id),
+        "better": torch.tensor(better),
+        "worse": torch.tensor(worse),
+    }
+    if all("margin" in row for row in rows):
+        batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
+    return batch
