@@ -1,4 +1,4 @@
-"""The shared package of the RLHF course: losses, trainers, a small world with a known truth, and the lessons' checks."""
+"""The shared package of the RLHF course: losses, trainers, a small world with a known truth, the lessons' checks."""
 
 from importlib.metadata import metadata
 

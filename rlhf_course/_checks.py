@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 
-def check_tensor(
-    name: str, x: Any, ndim: int | tuple[int, ...] | None = None, floating: bool = False
-) -> Tensor:
+def check_tensor(name: str, x: Any, ndim: int | tuple[int, ...] | None = None, floating: bool = False) -> Tensor:
     """Return `x` if it is a tensor, with `ndim` dimensions (one number, or several to choose from)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")

@@ -55,9 +55,7 @@ def kl_shaped_rewards(scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Te
 
 
 @torch.no_grad()
-def gae(
-    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
-) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16), from the last token backwards.
 
         δ_t = r_t + γ·V_{t+1} − V_t           how much better this step went than the critic expected
@@ -161,9 +159,7 @@ def _groups(rewards: Tensor, num_generations: int) -> Tensor:
     check_count("num_generations", num_generations, low=2)
     count = rewards.numel()
     if count == 0 or count % num_generations:
-        raise ValueError(
-            f"rewards must hold whole groups of num_generations = {num_generations}, got {count} rewards"
-        )
+        raise ValueError(f"rewards must hold whole groups of num_generations = {num_generations}, got {count} rewards")
     groups = rewards.reshape(-1, num_generations)
     return groups - groups[:, :1]
 

@@ -150,8 +150,7 @@ class _Decoder:
         names = _forward_arguments(inner)
         self.cache = DynamicCache(config=inner.config)
         self.cache.layers = [
-            _PreallocatedLayer(max_length) if type(layer) is DynamicLayer else layer
-            for layer in self.cache.layers
+            _PreallocatedLayer(max_length) if type(layer) is DynamicLayer else layer for layer in self.cache.layers
         ]
         # Newer versions of transformers call the argument `cache`, older ones `past_key_values`.
         self.arguments = {"cache" if "cache" in names else "past_key_values": self.cache, "use_cache": True}
@@ -284,25 +283,19 @@ def _prepare_uniforms(
     return uniforms.to(device, dtype) * (1 - torch.finfo(dtype).eps)  # for the reason in `_sample`
 
 
-def _check_prompts(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int
-) -> Tensor:
+def _check_prompts(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int) -> Tensor:
     """Refuse prompts that could not be continued rightly; the mask as int64."""
     check_tensor("input_ids", input_ids, ndim=2)
     if input_ids.dtype != torch.int64:
         raise TypeError(f"input_ids must hold int64 token ids, got {input_ids.dtype}")
     if input_ids.numel() == 0:
-        raise ValueError(
-            f"input_ids must hold at least one prompt of one token, got {tuple(input_ids.shape)}"
-        )
+        raise ValueError(f"input_ids must hold at least one prompt of one token, got {tuple(input_ids.shape)}")
     if input_ids.device != model.device:
         raise ValueError(f"input_ids must be on the model's device {model.device}, got {input_ids.device}")
     check_count("max_new_tokens", max_new_tokens, low=1)
     mask = as_mask("attention_mask", attention_mask, input_ids)
     if not mask[:, -1].all() or (mask[:, :-1] & ~mask[:, 1:]).any():
-        raise ValueError(
-            "prompts must be padded on the left: each row of attention_mask 0s, then 1s to its end"
-        )
+        raise ValueError("prompts must be padded on the left: each row of attention_mask 0s, then 1s to its end")
     vocabulary = model.get_input_embeddings().num_embeddings
     if int(input_ids.min()) < 0 or int(input_ids.max()) >= vocabulary:
         raise ValueError(f"input_ids must lie in 0..{vocabulary - 1}, the model's vocabulary")

@@ -179,8 +179,7 @@ def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocabulary: int) -> No
         raise TypeError(f"{name} must hold integers, got dtype {ids.dtype}")
     if ids.shape != shape:
         raise ValueError(
-            f"{name} must have the logits' shape without the last dimension, {tuple(shape)}, "
-            f"got {tuple(ids.shape)}"
+            f"{name} must have the logits' shape without the last dimension, {tuple(shape)}, got {tuple(ids.shape)}"
         )
     if ids.device.type == "cpu" and ids.numel() and not 0 <= ids.min() <= ids.max() < vocabulary:
         odd = ids[(ids < 0) | (ids >= vocabulary)][0].item()

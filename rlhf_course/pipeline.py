@@ -23,12 +23,18 @@ STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
 
 #: Each stage's settings where they differ from its trainer's defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "pretrain": {"packing": True, "max_length": 64, "per_device_train_batch_size": 32, "learning_rate": 3e-3, "max_steps": 300},
+    "pretrain": {
+        "packing": True,
+        "max_length": 64,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 3e-3,
+        "max_steps": 300,
+    },
     "sft": {"per_device_train_batch_size": 64, "learning_rate": 2e-3},
     "reward": {"per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 2},
-    "ppo": {"per_device_train_batch_size": 64, "learning_rate": 2e-4, "max_steps": 80, "num_ppo_epochs": 2, "kl_coef": 0.1},
-    "dpo": {"per_device_train_batch_size": 32, "learning_rate": 3e-4, "beta": 0.1},
-}  # fmt: skip
+    "ppo": {"max_steps": 80, "num_ppo_epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.1},
+    "dpo": {"learning_rate": 3e-4, "beta": 0.1},
+}
 
 #: How much data each stage gets.
 CORPUS_DOCUMENTS = 12_000

@@ -26,9 +26,7 @@ def llama(**changes):
 
 def gpt2():
     return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3
-        )
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
     )
 
 
@@ -41,9 +39,7 @@ def qwen2_sliding():
 
 def lora():
     peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     return peft.get_peft_model(llama(), config)
 
 
@@ -209,9 +205,7 @@ def test_stop_tokens_end_a_row_and_the_rest_is_blank(model):
     ids, mask = prompts((1, 4, 6, 6, 3, 2) * 3)
     out = sample(model, ids, mask, eos_token_id=[STOP, 5], pad_token_id=PAD, max_new_tokens=30)
     width = ids.shape[1]
-    assert torch.equal(out.sequences[:, :width], ids) and torch.equal(
-        out.sequences[:, width:], out.completion_ids
-    )
+    assert torch.equal(out.sequences[:, :width], ids) and torch.equal(out.sequences[:, width:], out.completion_ids)
     assert torch.equal(out.attention_mask, torch.cat([mask, out.completion_mask], dim=1))
     stopped = 0
     for tokens, mask_row, logps in zip(out.completion_ids, out.completion_mask.bool(), out.logps):
@@ -344,9 +338,7 @@ IDS, MASK = prompts((2, 4))
     ],
 )
 def test_wrong_input_is_refused(changes, error, words):
-    arguments = dict(
-        input_ids=IDS, attention_mask=MASK, max_new_tokens=12, eos_token_id=STOP, pad_token_id=PAD
-    )
+    arguments = dict(input_ids=IDS, attention_mask=MASK, max_new_tokens=12, eos_token_id=STOP, pad_token_id=PAD)
     with pytest.raises(error, match=words):
         generate(make("llama"), **{**arguments, **changes})
 

@@ -32,9 +32,7 @@ def test_k2_and_k3_are_never_negative_and_near_0_alike():
     zero = torch.zeros(5)
     for name in ("k2", "k3"):
         assert (kl.kl_estimate(d, zero, name) >= 0).all()
-    torch.testing.assert_close(
-        kl.kl_estimate(d, zero, "k3"), kl.kl_estimate(d, zero, "k2"), rtol=0.2, atol=1e-10
-    )
+    torch.testing.assert_close(kl.kl_estimate(d, zero, "k3"), kl.kl_estimate(d, zero, "k2"), rtol=0.2, atol=1e-10)
 
 
 def test_exact_kl_of_logits_and_of_log_probabilities():

@@ -85,9 +85,7 @@ def test_token_logps_shifts_by_one():
 
 def test_token_logps_divides_by_the_temperature():
     logits, ids = normal(2, 5, 7), words(2, 5)
-    torch.testing.assert_close(
-        logprobs.token_logps(logits, ids, 0.7), logprobs.token_logps(logits / 0.7, ids)
-    )
+    torch.testing.assert_close(logprobs.token_logps(logits, ids, 0.7), logprobs.token_logps(logits / 0.7, ids))
 
 
 def test_the_last_logits_get_no_gradient():

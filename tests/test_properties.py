@@ -122,8 +122,7 @@ def test_one_batch_of_8_equals_8_batches_of_1(name, batch, as_tensor):
     whole, gradient = value_and_gradient(TOKEN_LOSSES[name], x, others, mask)
     loss = WITH_ITEMS[name](items)
     rows = [
-        value_and_gradient(loss, x[i : i + 1], [o[i : i + 1] for o in others], mask[i : i + 1])
-        for i in range(len(x))
+        value_and_gradient(loss, x[i : i + 1], [o[i : i + 1] for o in others], mask[i : i + 1]) for i in range(len(x))
     ]
     torch.testing.assert_close(sum(value for value, _ in rows), whole)
     torch.testing.assert_close(torch.cat([grad for _, grad in rows]), gradient)

@@ -127,12 +127,8 @@ def test_trap_02_expectations_of_the_three_estimators():
 QUARTERS = torch.tensor([[1, 2, 1], [1, 1, 2], [2, 1, 1], [2, 1, 1]])
 FIRST, SECOND = (QUARTERS[0] / 4).double().log(), (QUARTERS[1:] / 4).double().log()
 REF_FIRST = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64).log()
-REF_SECOND = torch.tensor(
-    [[0.25, 0.25, 0.5], [0.2, 0.5, 0.3], [0.001, 0.009, 0.99]], dtype=torch.float64
-).log()
-PAIRS = torch.tensor(
-    [(a, b) for a in range(3) for b in range(3) for _ in range(QUARTERS[0, a] * QUARTERS[1 + a, b])]
-)
+REF_SECOND = torch.tensor([[0.25, 0.25, 0.5], [0.2, 0.5, 0.3], [0.001, 0.009, 0.99]], dtype=torch.float64).log()
+PAIRS = torch.tensor([(a, b) for a in range(3) for b in range(3) for _ in range(QUARTERS[0, a] * QUARTERS[1 + a, b])])
 
 
 def pair_logps(first, second):

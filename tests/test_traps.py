@@ -83,9 +83,7 @@ TOKEN_LOSSES = {
     "masked_mean": masked_mean,
     "masked_var": masked_var,
     "masked_whiten": lambda x, m: masked_whiten(x, m).square().sum(),
-    "kl_shaped_rewards": lambda x, m: (
-        kl_shaped_rewards(x.detach()[:, 0], x, x + 1, m, 0.1).sum() + 0 * x[0, 0]
-    ),
+    "kl_shaped_rewards": lambda x, m: kl_shaped_rewards(x.detach()[:, 0], x, x + 1, m, 0.1).sum() + 0 * x[0, 0],
     "gae": lambda x, m: gae(x, 2 * x, m)[0].sum() + gae(x, 2 * x, m)[1].sum() + 0 * x[0, 0],
 }
 MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
@@ -161,9 +159,7 @@ def test_trap_09_dapo_is_the_whole_batchs_and_bnpo_the_micro_batchs():
     loss, mask = normal(2, 4), torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
     rows = [(loss[i : i + 1], mask[i : i + 1]) for i in range(2)]
     whole = aggregate_token_loss(loss, mask, "bnpo")
-    torch.testing.assert_close(
-        sum(aggregate_token_loss(*r, "dapo", num_items_in_batch=5) for r in rows), whole
-    )
+    torch.testing.assert_close(sum(aggregate_token_loss(*r, "dapo", num_items_in_batch=5) for r in rows), whole)
     assert abs(sum(aggregate_token_loss(*r, "bnpo") for r in rows) / 2 - whole) > 0.05
 
 

@@ -42,9 +42,7 @@ def ppo_clip_loss(
     mask = _check_tokens(logps, mask, old_logps=old_logps, advantages=advantages)
     check_number("epsilon", epsilon, low=0, high=1, low_open=True, high_open=True)
     ratio = importance_ratio(logps, old_logps, mask)
-    return reduce_tokens(
-        clipped_objective(ratio, advantages, mask, epsilon, epsilon), mask, num_items_in_batch
-    )
+    return reduce_tokens(clipped_objective(ratio, advantages, mask, epsilon, epsilon), mask, num_items_in_batch)
 
 
 def ppo_value_loss(

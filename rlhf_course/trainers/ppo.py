@@ -130,7 +130,6 @@ class PPOTrainer(Trainer):
             self.value_model = ValueModel.from_reward_model(self.reward_funcs)
         elif self.value_model is None:
             self.value_model = ValueModel.from_policy(self.model, seed=args.seed)
-        self.value_model.requires_grad_(True)
         # The reference of a LoRA model is the model without its adapter, unless another is given.
         self._lora_reference = self.ref_model is None and hasattr(self.model, "disable_adapter")
         if self.ref_model is None and not self._lora_reference:
@@ -141,7 +140,7 @@ class PPOTrainer(Trainer):
                 model.to(device)
         for model in (self.ref_model, self.reward_funcs):
             if isinstance(model, nn.Module):
-                model.eval().requires_grad_(False)
+                model.eval()
         self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
         self.reference_logps = CompletionLogps(self.model if self._lora_reference else self.ref_model)
         self.critic = self.accelerator.prepare(self.value_model)
