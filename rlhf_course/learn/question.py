@@ -2,7 +2,6 @@
 
 import html
 import random
-import string
 from dataclasses import dataclass
 
 
@@ -28,21 +27,21 @@ class Question:
         return Question(self.id, self.text, tuple(stream.sample(self.options, len(self.options))))
 
     @property
-    def lettered(self) -> dict[str, Option]:
-        """{"A": the first option, "B": the second, …}."""
-        return dict(zip(string.ascii_uppercase, self.options))
+    def numbered(self) -> dict[str, Option]:
+        """{"1": the first option, "2": the second, …}. (Letters are for the answers that lessons compare.)"""
+        return {str(number): option for number, option in enumerate(self.options, 1)}
 
     def to_html(self) -> str:
-        """The question and its lettered options."""
+        """The question and its numbered options."""
         items = "".join(f"<li>{html.escape(option.text)}</li>" for option in self.options)
-        return f'<p><b>{html.escape(self.text)}</b></p><ol type="A">{items}</ol>'
+        return f"<p><b>{html.escape(self.text)}</b></p><ol>{items}</ol>"
 
     def answers_to_html(self, without: str | None = None) -> str:
-        """Every option's reason, as a list; `without` leaves one letter out."""
+        """Every option's reason, as a list; `without` leaves one number out."""
         items = [
-            f"<li><b>{letter} is {'right' if option.correct else 'wrong'}.</b> {html.escape(option.why)}</li>"
-            for letter, option in self.lettered.items()
-            if letter != without
+            f"<li><b>{number} is {'right' if option.correct else 'wrong'}.</b> {html.escape(option.why)}</li>"
+            for number, option in self.numbered.items()
+            if number != without
         ]
         return f"<ul>{''.join(items)}</ul>"
 
@@ -52,5 +51,5 @@ class Question:
 
     def to_text(self) -> str:
         """The question as plain text, without the answers."""
-        options = [f"  {letter}. {option.text}" for letter, option in self.lettered.items()]
+        options = [f"  {number}. {option.text}" for number, option in self.numbered.items()]
         return "\n".join([self.text, *options])

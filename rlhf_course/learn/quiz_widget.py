@@ -58,10 +58,10 @@ def read_questions(text: str) -> list[Question]:
 
 
 class QuizView:
-    """One question as a widget: choose a letter, press Check, read why.
+    """One question as a widget: choose a number, press Check, read why.
 
     Attributes:
-        letters: the RadioButtons.
+        choice: the RadioButtons.
         button: "Check answer".
         feedback: an HTML with `role="alert"`, which a screen reader speaks.
         box: all of it.
@@ -70,13 +70,13 @@ class QuizView:
     def __init__(self, question: Question):
         self.question = question.shuffled(python_stream(0, "quiz", question.id))
         self.text = ipywidgets.HTML(self.question.to_html())
-        self.letters = ipywidgets.RadioButtons(
-            options=list(self.question.lettered), value=None, description="Your answer:"
+        self.choice = ipywidgets.RadioButtons(
+            options=list(self.question.numbered), value=None, description="Your answer:"
         )
         self.button = ipywidgets.Button(description="Check answer")
         self.feedback = ipywidgets.HTML(self._greeting())
         self.button.on_click(self._check)
-        self.box = ipywidgets.VBox([self.text, self.letters, self.button, self.feedback])
+        self.box = ipywidgets.VBox([self.text, self.choice, self.button, self.feedback])
 
     def show(self) -> None:
         """Display the widget, with a static page beside it for where widgets do not live."""
@@ -90,18 +90,18 @@ class QuizView:
         return "You have answered this one right before. Try it again if you like." if done else ""
 
     def _check(self, _button: ipywidgets.Button) -> None:
-        letter = self.letters.value
-        if letter is None:
+        number = self.choice.value
+        if number is None:
             self.feedback.value = _alert("Choose an answer first.")
             return
-        option = self.question.lettered[letter]
+        option = self.question.numbered[number]
         notice = self._record(option.correct)
         if option.correct:
-            message = f"<b>✓ Right: {letter}.</b> {html.escape(option.why)}"
-            others = self.question.answers_to_html(letter)
+            message = f"<b>✓ Right: {number}.</b> {html.escape(option.why)}"
+            others = self.question.answers_to_html(number)
             fold = f"<details><summary>And the others?</summary>{others}</details>"
         else:
-            message, fold = f"<b>✗ Not {letter}.</b> {html.escape(option.why)} Try another one.", ""
+            message, fold = f"<b>✗ Not {number}.</b> {html.escape(option.why)} Try another one.", ""
         self.feedback.value = _alert(message) + fold + (f"<p>{html.escape(notice)}</p>" if notice else "")
 
     def _record(self, correct: bool) -> str:
@@ -122,8 +122,8 @@ class DrillView(QuizView):
     def _renew(self, _button: ipywidgets.Button) -> None:
         self.question = self._drill.ask(self._stream).shuffled(self._stream)
         self.text.value = self.question.to_html()
-        self.letters.options = list(self.question.lettered)
-        self.letters.value = None
+        self.choice.options = list(self.question.numbered)
+        self.choice.value = None
         self.feedback.value = _alert("New numbers.")
 
     def _record(self, correct: bool) -> str:

@@ -23,11 +23,11 @@ def test_moving_a_slider_draws_the_figure_anew():
     view = BradleyTerry()
     before = bytes(view.image.value)
     assert before.startswith(PNG)
-    assert "83.2%" in view.reading.value
+    assert "83.2 %" in view.reading.value
     view.widgets["chosen"].value = 2.1
     assert bytes(view.image.value).startswith(PNG)
     assert bytes(view.image.value) != before
-    assert "50.0%" in view.reading.value
+    assert "50.0 %" in view.reading.value
     assert "0.693 nats" in view.reading.value
     assert 'role="status"' in view.reading.value
 

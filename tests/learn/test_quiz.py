@@ -29,10 +29,10 @@ def view_of(quiz_id):
 
 
 def answer(view, correct):
-    letter = next(k for k, option in view.question.lettered.items() if option.correct == correct)
-    view.letters.value = letter
+    number = next(k for k, option in view.question.numbered.items() if option.correct == correct)
+    view.choice.value = number
     view.button.click()
-    return view.question.lettered[letter]
+    return view.question.numbered[number]
 
 
 # --- the bank
@@ -138,7 +138,7 @@ def test_a_drill_asks_again_with_other_numbers_and_is_not_counted():
     texts = {first}
     for _ in range(4):
         view.again.click()
-        assert view.letters.value is None
+        assert view.choice.value is None
         assert view.question.text in view.text.value.replace("&#x27;", "'")
         texts.add(view.question.text)
         answer(view, correct=True)

@@ -24,21 +24,22 @@ def _probability(stream: Random) -> Question:
         f"labeler to choose B?",
         (
             Option(
-                f"{right:.1%}, the sigmoid of the gap",
+                f"{100 * right:.1f} %",
                 f"The gap is {chosen} − {rejected} = {margin}, and σ({margin}) = {right:.3f}.",
                 correct=True,
             ),
             Option(
-                f"{_sigmoid(-margin):.1%}, the sigmoid of A's score minus B's",
+                f"{100 * _sigmoid(-margin):.1f} %",
                 f"That is how often it expects A to be chosen: σ(−{margin}). The other way round.",
             ),
             Option(
-                f"{share:.1%}, B's share of the two scores",
-                "A share would change if 5 were added to both scores. Bradley–Terry sees the gap alone.",
+                f"{100 * share:.1f} %",
+                "That is B's share of the two scores, and a share would change if 5 were added to both "
+                "scores. Bradley–Terry sees the gap alone.",
             ),
             Option(
-                f"{_sigmoid(chosen):.1%}, the sigmoid of B's own score",
-                "That compares B with an answer that scores 0. Here it meets A.",
+                f"{100 * _sigmoid(chosen):.1f} %",
+                "The sigmoid of B's own score compares B with an answer that scores 0. Here it meets A.",
             ),
         ),
     )
@@ -99,7 +100,10 @@ def _pairs(stream: Random) -> Question:
                 f"{k * (k - 1)}",
                 "That counts (A, B) and (B, A) both. Of each two answers only one order is the labeler's.",
             ),
-            Option(f"{k * k}", "That also pairs each answer with itself, and both orders of every other pair."),
+            Option(
+                f"{k * k}",
+                "That also pairs each answer with itself, and both orders of every other pair.",
+            ),
         ),
     )
 

@@ -31,11 +31,12 @@ class BradleyTerry(Lab):
         left, right = figure.subplots(1, 2)
         left.plot(x, gaps.detach().sigmoid().numpy(), color=_BLUE)
         left.plot([gap], [probability], "o", color=_ORANGE)
-        left.set(title=f"A gap of {gap:+.1f} is a {probability:.1%} preference", ylabel="P(chosen ≻ rejected)")
+        left.set_title(f"A gap of {gap:+.1f} is a preference of {100 * probability:.1f} %")
+        left.set_ylabel("P(chosen ≻ rejected)")
         right.plot(x, losses.detach().numpy(), color=_BLUE, label="loss (nats)")
         right.plot(x, pulls.numpy(), "--", color=_ORANGE, label="pull on the gap, −d loss / d gap")
         right.plot([gap, gap], [loss, 1 - probability], "o", color="black")
-        right.set(title=f"It costs {loss:.3f} and pulls with {1 - probability:.3f}")
+        right.set_title(f"It costs {loss:.3f} and pulls with {1 - probability:.3f}")
         right.legend(frameon=False)
         for axes in (left, right):
             axes.set_xlabel("gap: chosen score − rejected score")
@@ -44,8 +45,9 @@ class BradleyTerry(Lab):
             axes.spines[["top", "right"]].set_visible(False)
         return (
             f"Scores {chosen:.1f} and {rejected:.1f}: a gap of {gap:+.1f}. The model expects the chosen "
-            f"answer to win {probability:.1%} of the time. The pair costs {loss:.3f} nats and pulls the "
-            f"gap up with {1 - probability:.3f}, the probability of the vote going the other way."
+            f"answer to win {100 * probability:.1f} % of the time. The pair costs {loss:.3f} nats and "
+            f"pulls the gap up with {1 - probability:.3f}, the probability of the vote going the other "
+            f"way."
         )
 
 
