@@ -53,8 +53,9 @@ class _Observation:
 
 @dataclass
 class _Problem:
-    """Lines that say what is wrong with a case (none where nothing is), and what it raised, if that is it."""
+    """What is wrong with a case: the part that differs, lines that say so, and what it raised, if that is it."""
 
+    part: str
     lines: list[str]
     error: Exception | None = None
 
@@ -86,26 +87,31 @@ def grade(exercise_id: str, function: Callable[..., Any]) -> Grade:
         return Grade(NOT_ATTEMPTED, 0, total, None, f"○ {exercise.id}: not attempted yet")
 
     problems = [_problem(*seen, case) for *seen, case in zip(expected, got, cases)]
-    failing = [index for index, problem in enumerate(problems) if problem.lines]
-    passed = total - len(failing)
-    if not failing:
+    passed = problems.count(None)
+    if passed == total:
         return Grade(PASSED, passed, total, None, f"✓ {exercise.id}: {passed} of {total} checks")
 
-    mistake = _recognise(exercise, cases, got, failing)
-    first = failing[0]
-    error = problems[first].error
-    lines = [f"✗ {exercise.id}: {passed} of {total} checks"]
-    if error:
-        lines = [f"! {exercise.id}: your code raised {type(error).__name__}: {_first_line(error)}"]
-    if mistake:
-        lines.append(textwrap.fill(mistake.message, 100, initial_indent="  ", subsequent_indent="  "))
-    lines.append(f"  The first case that {'raised' if error else 'fails'}, {cases[first].name}:")
-    lines += [f"    {line}" for line in _describe_inputs(exercise, cases[first])]
-    lines += [f"    {line}" for line in problems[first].lines]
-    if error and (source := _line_that_raised(error, function)):
-        lines.append(f"    in the line  {source}")
-    name = mistake.name if mistake else None
-    return Grade(RAISED if error else FAILED, passed, total, name, "\n".join(lines))
+    mistake = _recognise(exercise, cases, expected, got, problems)
+    case, problem = next((case, problem) for case, problem in zip(cases, problems) if problem)
+    if problem.error:
+        kind, text = type(problem.error).__name__, (str(problem.error).splitlines() or [""])[0]
+        outcome, headline = RAISED, f"! {exercise.id}: your code raised {kind}: {text}"
+    else:
+        outcome, headline = FAILED, f"✗ {exercise.id}: {passed} of {total} checks"
+    lines = [headline, *_explanation(exercise, function, case, problem, mistake)]
+    return Grade(outcome, passed, total, mistake.name if mistake else None, "\n".join(lines))
+
+
+def _explanation(
+    exercise: Exercise, function: Callable[..., Any], case: Case, problem: _Problem, mistake: Mistake | None
+) -> list[str]:
+    """The mistake's sentence, then the first failing case: inputs, expected, got, where they differ."""
+    lines = textwrap.wrap(mistake.message, 96) if mistake else []
+    lines.append(f"The first case that {'raised' if problem.error else 'fails'}, {case.name}:")
+    lines += [f"  {line}" for line in [*_describe_inputs(exercise, case), *problem.lines]]
+    if problem.error and (source := _line_that_raised(problem.error, function)):
+        lines.append(f"  in the line  {source}")
+    return [f"  {line}" for line in lines]
 
 
 def _again(case: Case) -> Case:
@@ -153,44 +159,59 @@ def _gradients(exercise: Exercise, function: Callable[..., Any], case: Case) -> 
     }
 
 
-def _problem(expected: _Observation, got: _Observation, case: Case) -> _Problem:
+def _problem(expected: _Observation, got: _Observation, case: Case) -> _Problem | None:
     """What is wrong with a case, looking at the value first, then the inputs, then the gradients."""
     for part, wanted in expected.parts.items():
         if part not in got.parts:
-            return _Problem([f"expected  {describe(expected.parts['the value'])}"], got.error)
+            return _Problem(part, [f"expected  {describe(expected.parts['the value'])}"], got.error)
         found = got.parts[part]
-        where = difference(wanted, found, case.tolerance if part == "the value" else None)
+        where = difference(wanted, found, _tolerance(case, part))
         if not where:
             continue
         if part == "the value":
             lines = [f"expected  {describe(wanted)}", f"got       {describe(found)}"]
             one_number = all(isinstance(x, Tensor) and x.ndim == 0 for x in (wanted, found))
-            return _Problem(lines if one_number else [*lines, where])
+            return _Problem(part, lines if one_number else [*lines, where])
         if part.startswith("the input"):
-            return _Problem([f"{part} is not what it was: work on a copy, never in place"])
+            return _Problem(part, [f"{part} is not what it was: work on a copy, never in place"])
         if not found.any():
             where = "is 0 everywhere: was the value detached, or made a plain number by .item()?"
-        return _Problem([f"the value is right; {part}:", where])
-    return _Problem([])
+        return _Problem(part, [f"the value is right; {part}:", where])
+    return None
 
 
-def _agree(one: _Observation, other: _Observation, tolerance: float | None) -> bool:
-    if one.error or other.error:
-        return type(one.error) is type(other.error)
-    return not any(
-        difference(value, other.parts[part], tolerance if part == "the value" else None)
-        for part, value in one.parts.items()
-    )
+def _tolerance(case: Case, part: str) -> float | None:
+    return case.tolerance if part == "the value" else None
 
 
-def _recognise(exercise: Exercise, cases: list[Case], got: list[_Observation], failing: list[int]) -> Mistake | None:
-    best, most = None, (0, 0)
+def _explains(mistake: _Observation, got: _Observation, problem: _Problem, case: Case) -> bool:
+    """Whether the mistake does what the learner's function does where that goes wrong."""
+    if problem.error:
+        return type(mistake.error) is type(got.error)
+    if problem.part not in mistake.parts:
+        return False
+    tolerance = _tolerance(case, problem.part)
+    return difference(mistake.parts[problem.part], got.parts[problem.part], tolerance) is None
+
+
+def _recognise(
+    exercise: Exercise,
+    cases: list[Case],
+    expected: list[_Observation],
+    got: list[_Observation],
+    problems: list[_Problem | None],
+) -> Mistake | None:
+    """The mistake that explains the most failing cases; of two, the one that fails on fewer others."""
+    failing = [index for index, problem in enumerate(problems) if problem]
+    best, most = None, (0, -len(cases))
     for mistake in exercise.mistakes:
         seen = [_observe(exercise, mistake.function, case) for case in cases]
-        same = [_agree(a, b, case.tolerance) for a, b, case in zip(seen, got, cases)]
-        explained = sum(same[index] for index in failing)
-        if same[failing[0]] and 2 * explained >= len(failing) and (explained, sum(same)) > most:
-            best, most = mistake, (explained, sum(same))
+        explained = [i for i in failing if _explains(seen[i], got[i], problems[i], cases[i])]
+        if failing[0] not in explained or 2 * len(explained) < len(failing):
+            continue
+        others = sum(_problem(expected[i], seen[i], cases[i]) is not None for i in range(len(cases)) if not problems[i])
+        if (len(explained), -others) > most:
+            best, most = mistake, (len(explained), -others)
     return best
 
 
@@ -202,10 +223,6 @@ def _describe_inputs(exercise: Exercise, case: Case) -> list[str]:
     names = _argument_names(exercise)[: len(case.args)]
     width = max(map(len, names))
     return [f"{name:<{width}} = {describe(arg)}" for name, arg in zip(names, case.args)]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _line_that_raised(error: Exception, function: Callable[..., Any]) -> str | None:

@@ -91,6 +91,27 @@ def test_a_pass_is_remembered(capsys):
     assert progress.has_passed("exercises", "reward_model.reward_loss")
 
 
+@pytest.mark.parametrize(
+    ("id", "function", "mistake"),
+    [
+        ("reward_model.reward_loss", lambda c, r: -(r - c).sigmoid().log().mean(), "reversed"),
+        ("reward_model.reward_loss", lambda c, r: (c - r).sigmoid().log().mean(), "missing minus"),
+        ("reward_model.reward_loss", lambda c, r: (1 + (r - c).exp()).log().mean(), "logarithm of a sigmoid"),
+        ("reward_model.preference_probability", lambda c, r: 1 / (1 + (c - r).exp()), "reversed"),
+        ("reward_model.last_token_index", lambda mask: mask.int().argmax(-1), "first real token"),
+        ("sft.sft_loss", lambda logps, mask: -(logps * mask).mean(), "mean over padding"),
+        ("sft.sft_loss", lambda logps, mask: (logps * mask).sum() / mask.sum(), "sign"),
+        (
+            "sft.selective_log_softmax",
+            lambda x, ids: x.softmax(-1).log().gather(-1, ids[..., None])[..., 0],
+            "logarithm of a softmax",
+        ),
+    ],
+)
+def test_a_mistake_is_recognised_however_it_is_spelt(id, function, mistake):
+    assert grade(id, function).mistake == mistake
+
+
 def test_an_unlisted_wrong_answer_fails_with_the_values():
     result = grade("reward_model.reward_loss", lambda c, r: ((c - r) ** 3).mean())
     assert (result.outcome, result.mistake) == ("failed", None)

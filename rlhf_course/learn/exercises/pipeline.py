@@ -88,6 +88,11 @@ EXERCISES = [
                 "prompt. Which model becomes superfluous?",
             ),
             Mistake(
+                "PPO's models for every method",
+                lambda method: models_in_memory("ppo"),
+                "You give every method the four models of PPO. Most do without some of them: that is their point.",
+            ),
+            Mistake(
                 "SFT with a reference",
                 _wrong("sft", reference="frozen"),
                 "SFT copies demonstrations and measures no drift. Which models appear in −log π(token)?",

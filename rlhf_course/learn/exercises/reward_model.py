@@ -150,6 +150,18 @@ _REWARD_LOSS = Exercise(
             "Likelihoods multiply: what do you take to turn the product into a sum?",
         ),
         Mistake(
+            "minus the probability",
+            lambda chosen, rejected: -torch.sigmoid(chosen - rejected).mean(),
+            "You maximise the mean of P. It hardly pulls on a pair that is badly wrong, where the curve is flat. "
+            "Likelihoods multiply: what turns the product into a sum?",
+        ),
+        Mistake(
+            "a little added before the logarithm",
+            lambda chosen, rejected: -(torch.sigmoid(chosen - rejected) + 1e-8).log().mean(),
+            "The small number keeps −∞ away, but it also caps the loss at 18: a pair that is badly wrong stops "
+            "pulling. A function that takes sigmoid and logarithm in one needs no such crutch.",
+        ),
+        Mistake(
             "no mean",
             lambda chosen, rejected: -logsigmoid(chosen - rejected),
             "One number for each pair is right so far. Training needs one number for the batch.",

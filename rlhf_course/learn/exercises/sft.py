@@ -79,6 +79,17 @@ _LOG_SOFTMAX = Exercise(
             "Your probabilities sum to 1 over the batch. Which dimension holds the words that compete?",
         ),
         Mistake(
+            "positions compete",
+            lambda logits, ids: _gather(logits.float().log_softmax(1), ids),
+            "Your probabilities sum to 1 over a sentence's positions. At each position the *words* compete: "
+            "which dimension are they in, counted from the end?",
+        ),
+        Mistake(
+            "every word",
+            lambda logits, ids: logits.float().log_softmax(-1),
+            "You return a log-probability for every word there is. We want the one that was chosen: ids says which.",
+        ),
+        Mistake(
             "sum over words instead of logsumexp",
             lambda logits, ids: _gather(logits.float(), ids) - logits.float().sum(-1),
             "You subtract the sum of the logits. Normalising divides by the sum of their exponentials: "
