@@ -29,7 +29,10 @@ def exercise(exercise_id: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
     Raises:
         UnknownName: no such exercise; the nearest ids are offered.
+        TypeError: written without an id.
     """
+    if not isinstance(exercise_id, str):
+        raise TypeError('exercise takes an id: @exercise("topic.name")')
     reference = find_exercise(exercise_id).reference
 
     def mark(attempt: Callable[..., Any]) -> Callable[..., Any]:

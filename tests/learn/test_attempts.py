@@ -182,6 +182,8 @@ def test_an_unknown_id_offers_the_nearest(capsys):
         exercise("reward_model.reward_los")
     with pytest.raises(UnknownName, match=r"sft\.sft_loss"):
         grade("sft_loss", reference)
+    with pytest.raises(TypeError, match="takes an id"):
+        exercise(reference)
     for function in (hint, solution):
         function("dpo.reward_loss")
         assert "reward_model.reward_loss" in capsys.readouterr().out
