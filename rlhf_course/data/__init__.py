@@ -3,6 +3,7 @@
 from rlhf_course.data.collators import collate_preferences, collate_prompts, collate_sft
 from rlhf_course.data.preferences import (
     load_preferences,
+    load_rows,
     preference_rows,
     split_train_eval,
     tokenize_preferences,
@@ -18,6 +19,7 @@ __all__ = [
     "encode_prompt",
     "encode_prompt_completion",
     "load_preferences",
+    "load_rows",
     "preference_rows",
     "split_train_eval",
     "tokenize_preferences",

@@ -55,11 +55,21 @@ def load_preferences(name_or_path: str | Path, split: str = "train", data_dir: s
         OSError: for a file that is not there, or a dataset that cannot be reached.
         ValueError: for a damaged or empty file, or a row without the columns, with the file and the line.
     """
+    return _clean(_numbered_rows(name_or_path, split, data_dir))
+
+
+def load_rows(name_or_path: str | Path, split: str = "train", data_dir: str | Path | None = None) -> Rows:
+    """Rows with whatever columns they have, from a file or from the Hub: arguments and errors of `load_preferences`."""
+    return Rows(row for row, _ in _numbered_rows(name_or_path, split, data_dir))
+
+
+def _numbered_rows(name_or_path: str | Path, split: str, data_dir: str | Path | None) -> Iterator[tuple[Any, str]]:
+    """Rows, each with its place for an error."""
     source = str(name_or_path)
     path = Path(data_dir or "") / source
     if not source.endswith(_FILES) and not path.exists():
-        rows = _from_hub(source, split, data_dir)
-        return preference_rows(rows, source)
+        yield from ((row, f"{source}, row {i}") for i, row in enumerate(_from_hub(source, split, data_dir), start=1))
+        return
     if path.is_dir() or not source.endswith(_FILES):
         raise ValueError(f"{path} is not a file that ends in {', '.join(_FILES)}")
     if split != "train":
@@ -69,7 +79,7 @@ def load_preferences(name_or_path: str | Path, split: str = "train", data_dir: s
     numbered = list(_read_json(path) if source.endswith(".json") else _read_json_lines(path))
     if not numbered:
         raise ValueError(f"{path} holds no rows")
-    return _clean(((row, f"{path}, {place}") for place, row in numbered))
+    yield from ((row, f"{path}, {place}") for place, row in numbered)
 
 
 def preference_rows(rows: Iterable[dict[str, Any]], source: str = "rows") -> Rows:

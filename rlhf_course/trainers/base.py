@@ -5,6 +5,7 @@ gets its `step` from here; PPO writes its own `step`.
 """
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from rlhf_course.device import mixed_precision
 from rlhf_course.seeding import torch_stream
-from rlhf_course.trainers.checkpoint import read_checkpoint, write_checkpoint
+from rlhf_course.trainers.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.history import History
 
@@ -314,6 +315,9 @@ class Trainer:
     def _save_in_output_dir(self) -> None:
         if self.args.output_dir is not None:
             self.save(f"{self.args.output_dir}/checkpoint-{self.global_step}")
+            if self.args.save_total_limit is not None and self.accelerator.is_main_process:
+                for old in checkpoints(self.args.output_dir)[: -self.args.save_total_limit]:
+                    shutil.rmtree(old)
 
 
 def make_accelerator(args: TrainingConfig) -> Accelerator:

@@ -64,7 +64,7 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
         raise ValueError(f"the checkpoint {folder} is damaged ({error}): use an older one or train anew") from None
     if state["trainer"] != type(trainer).__name__:
         raise ValueError(f"{folder} was written by a {state['trainer']}, this is a {type(trainer).__name__}")
-    same = ("output_dir", "logging_steps", "eval_steps", "save_steps", "disable_tqdm", "use_cpu")
+    same = ("output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "disable_tqdm", "use_cpu")
     differing = [k for k, v in trainer.args.to_dict().items() if k not in same and state["settings"].get(k) != v]
     if differing:
         changes = ", ".join(f"{k} {state['settings'].get(k)!r} → {getattr(trainer.args, k)!r}" for k in differing)
@@ -94,7 +94,13 @@ def newest_checkpoint(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / _STATE).exists():
         return folder
-    inside = [path for path in folder.glob("checkpoint-*") if (path / _STATE).exists()]
+    inside = checkpoints(folder)
     if not inside:
         raise FileNotFoundError(f"no checkpoint in {folder}: it holds no {_STATE} and no checkpoint-N folder")
-    return max(inside, key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
+    return inside[-1]
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints inside `folder`, those of the fewest steps first."""
+    inside = [path for path in Path(folder).glob("checkpoint-*") if (path / _STATE).exists()]
+    return sorted(inside, key=lambda path: int(re.sub(r"\D", "", path.name) or 0))

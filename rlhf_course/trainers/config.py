@@ -33,6 +33,7 @@ class TrainingConfig:
         logging_steps: steps between two lines of the history. Metrics are read from the device only then.
         eval_steps: steps between two evaluations; None evaluates at the end only.
         save_steps: steps between two checkpoints; None saves at the end only.
+        save_total_limit: how many of the newest checkpoints stay; None keeps all.
         disable_tqdm: no progress bar.
     """
 
@@ -58,6 +59,7 @@ class TrainingConfig:
     logging_steps: int = 10
     eval_steps: int | None = None
     save_steps: int | None = None
+    save_total_limit: int | None = None
     disable_tqdm: bool = False
 
     def __post_init__(self):
@@ -66,7 +68,7 @@ class TrainingConfig:
         check_count("max_length", self.max_length, low=2)
         for name in ("seed", "warmup_steps"):
             check_count(name, getattr(self, name))
-        for name in ("eval_steps", "save_steps"):
+        for name in ("eval_steps", "save_steps", "save_total_limit"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), low=1)
         if self.max_steps != -1:
