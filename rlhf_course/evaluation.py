@@ -8,13 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlhf_course._checks import check_count
 from rlhf_course.data.tokenize import tokenize_prompts
 from rlhf_course.data.world.config import WORLD, WorldConfig
 from rlhf_course.data.world.gold import gold_reward
+from rlhf_course.generation import evaluation_mode
 from rlhf_course.logprobs import sequence_logps
 from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.seeding import python_stream
+from rlhf_course.trainers.reward import collate_rankings, tokenize_rankings
 from rlhf_course.trainers.rollout import Rollout, sample_rollout, score_rollout
+from rlhf_course.trainers.sft import to_device
 
 #: Rows sampled or scored at once.
 CHUNK = 256
@@ -80,26 +84,29 @@ def evaluate_policy(
     split: str = "train",
     world: WorldConfig = WORLD,
 ) -> dict[str, float]:
-    """What a policy is worth on `n` fresh answers.
+    """What a policy is worth on `n` fresh answers, at least 2. Every model keeps the mode it is in.
 
     Returns:
         `gold`: mean gold reward, and `gold_se` its standard error, in gold units. With `ref_model`, `kl`: nats an
         answer from it, estimated on these answers. With `reward_model`, `proxy`: its mean score. `length`: mean number
         of tokens, the end token included.
     """
+    check_count("n", n, low=2)
     prompts = draw_prompts(n, seed, split, world)
     gold, kl, proxy, length = [], [], [], []
-    reference = None if ref_model is None else CompletionLogps(ref_model.eval())
-    for rollout in _rollouts(model, tokenizer, prompts, seed, world.max_answer_tokens, 1.0):
-        answers = _answers(rollout, tokenizer)
-        gold += [gold_reward(a.prompt, a.text, ended=a.ended, world=world) for a in answers]
-        length += rollout.mask.sum(dim=1).tolist()
-        if reference is not None:
-            ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
-            ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
-            kl += sequence_logps(rollout.logps - ref_logps, rollout.mask).tolist()
-        if reward_model is not None:
-            proxy += score_rollout(reward_model.eval(), rollout, tokenizer).tolist()
+    reference = None if ref_model is None else CompletionLogps(ref_model)
+    judges = [judge for judge in (ref_model, reward_model) if judge is not None]
+    with evaluation_mode(*judges):
+        for rollout in _rollouts(model, tokenizer, prompts, seed, world.max_answer_tokens, 1.0):
+            answers = _answers(rollout, tokenizer)
+            gold += [gold_reward(a.prompt, a.text, ended=a.ended, world=world) for a in answers]
+            length += rollout.mask.sum(dim=1).tolist()
+            if reference is not None:
+                ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
+                ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
+                kl += sequence_logps(rollout.logps - ref_logps, rollout.mask).tolist()
+            if reward_model is not None:
+                proxy += score_rollout(reward_model, rollout, tokenizer).tolist()
     found = {"gold": np.mean(gold), "gold_se": np.std(gold, ddof=1) / sqrt(n), "length": np.mean(length)}
     if kl:
         found["kl"] = np.mean(kl)
@@ -116,7 +123,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     centre = share + z * z / (2 * n)
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return (centre - half) / scale, (centre + half) / scale
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
 @torch.no_grad()
@@ -124,31 +131,37 @@ def reward_accuracy(reward_model: nn.Module, tokenizer, comparisons: Sequence[di
     """How a reward model and the labels it learned from rank held-out pairs, by the gold reward.
 
     Args:
-        comparisons: rows with `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`.
+        comparisons: rows with `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`. Those whose two
+            answers are the same are left out: no model can tell them apart.
 
     Returns:
         On the pairs that are not tied in gold: `rm_gold_accuracy` and `label_gold_accuracy`, the shares in gold order;
         `difference` with its 95 % interval `difference_low`, `difference_high` (paired); `pairs`, their number. On all
-        pairs, `label_accuracy`: how often the model agrees with the label.
-    """
-    from rlhf_course.trainers.reward import collate_rankings, tokenize_rankings
+        pairs, `label_accuracy`: how often the model agrees with the label. A model that rewards both answers alike is
+        half right.
 
-    rows = tokenize_rankings(comparisons, tokenizer, max_length=1_000_000)
-    if len(rows) != len(comparisons):
-        comparisons = [c for c in comparisons if c["chosen"] != c["rejected"]]
-    margins = []
-    for start in range(0, len(rows), CHUNK):
-        batch = collate_rankings(rows[start : start + CHUNK], tokenizer.pad_token_id)
-        rewards = reward_model.eval()(
-            batch["input_ids"].to(reward_model.device), batch["attention_mask"].to(reward_model.device)
-        )
-        margins += (rewards[batch["better"]] - rewards[batch["worse"]]).tolist()
-    margins = np.array(margins)
-    gold_gaps = np.array([c["gold_chosen"] - c["gold_rejected"] for c in comparisons])
+    Raises:
+        ValueError: where fewer than two pairs are left that differ in gold.
+    """
+    columns = ("prompt", "chosen", "rejected", "gold_chosen", "gold_rejected")
+    pairs = [{name: row[name] for name in columns} for row in comparisons]
+    rows = tokenize_rankings(pairs, tokenizer, max_length=1_000_000)
+    gold_gaps = np.array([row["gold_chosen"] - row["gold_rejected"] for row in rows])
     untied = np.abs(gold_gaps) > 1e-9
-    rm_right = (margins > 0)[untied] == (gold_gaps > 0)[untied]
-    label_right = gold_gaps[untied] > 0
-    gain = rm_right.astype(float) - label_right
+    if untied.sum() < 2:
+        raise ValueError(f"comparisons must hold at least two pairs that differ in gold, got {untied.sum()}")
+    margins = []
+    with evaluation_mode(reward_model):
+        for start in range(0, len(rows), CHUNK):
+            batch = to_device(
+                collate_rankings(rows[start : start + CHUNK], tokenizer.pad_token_id), reward_model.device
+            )
+            rewards = reward_model(batch["input_ids"], batch["attention_mask"])
+            margins += (rewards[batch["better"]] - rewards[batch["worse"]]).tolist()
+    agrees = (1 + np.sign(margins)) / 2  # with the label: 1, 0, or a half for equal rewards
+    label_right = (gold_gaps > 0)[untied].astype(float)
+    rm_right = np.where(label_right, agrees[untied], 1 - agrees[untied])
+    gain = rm_right - label_right
     half = 1.96 * gain.std(ddof=1) / sqrt(len(gain))
     return {
         "rm_gold_accuracy": float(rm_right.mean()),
@@ -157,5 +170,5 @@ def reward_accuracy(reward_model: nn.Module, tokenizer, comparisons: Sequence[di
         "difference_low": float(gain.mean() - half),
         "difference_high": float(gain.mean() + half),
         "pairs": int(untied.sum()),
-        "label_accuracy": float((margins > 0).mean()),
+        "label_accuracy": float(agrees.mean()),
     }

@@ -96,7 +96,7 @@ def generate(
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     logps = torch.zeros(rows, max_new_tokens, dtype=precision, device=device)
 
-    with torch.inference_mode(), _evaluation_mode(model):
+    with torch.inference_mode(), evaluation_mode(model):
         decoder = _Decoder(model, mask, prompt_length + max_new_tokens)
         logits = decoder.prefill(input_ids)
         decoding = torch.arange(rows, device=device)  # the rows still in the decoder's batch
@@ -252,10 +252,11 @@ def _nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Switch dropout off, and give every module its own mode back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    training = [module for model in models for module in model.modules() if module.training]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

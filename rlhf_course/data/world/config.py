@@ -1,4 +1,4 @@
-"""Every number of the small world in one place."""
+"""The numbers that shape the small world's answers, its truth and its labelers."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class WorldConfig:
     p_fact_right: float = 0.75
     p_analogy: float = 0.40
     p_analogy_right: float = 0.70
-    p_jargon: float = 0.50  # one sentence, and with half that chance a second and a third
+    p_jargon: float = 0.50  # one sentence, and up to two more by the toss of a coin each
     p_flattery: float = 0.25
     p_hedge: float = 0.30
     p_closing: float = 0.50

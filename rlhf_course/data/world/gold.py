@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from rlhf_course.data.world.config import WORLD, WorldConfig
 from rlhf_course.data.world.grammar import concept_of, parse_sentence, split_sentences
 
+#: What the gold reward looks at, by the names `explain_gold` gives.
+TERM_NAMES = (
+    *("right fact", "wrong fact", "right analogy", "wrong analogy", "plain remark", "closing"),
+    *("jargon, share of words", "repeated sentence", "hedge", "broken sentence", "words too many", "no end"),
+)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -27,7 +33,7 @@ def explain_gold(prompt: str, answer: str, *, ended: bool = True, world: WorldCo
         answer: the answer's words, without special tokens.
         ended: whether the answer came to its end token (a cut-off answer did not).
 
-    Terms of amount zero are left out. The best answer is worth 3, a typical demonstration about 0.4.
+    Terms of amount zero are left out. The best answer is worth 3, an average demonstration about 0.
     """
     concept = concept_of(prompt)
     texts = split_sentences(answer)

@@ -122,8 +122,8 @@ def parse_sentence(sentence: str) -> Sentence:
     """Understand one sentence, given without its full stop. A sentence outside the grammar is `broken`."""
     words = sentence.split()
     jargon = sum(word in _JARGON_WORDS for word in words)
-    if sentence in _FIXED:
-        return Sentence(_FIXED[sentence])
+    if (fixed := " ".join(words)) in _FIXED:
+        return Sentence(_FIXED[fixed])
     if any((found := _slots(t, words)) and _JARGON_WORDS.issuperset(found) for t in JARGON):
         return Sentence("jargon", jargon=jargon)
     hedged = words[:1] == [HEDGE]

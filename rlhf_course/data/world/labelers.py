@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlhf_course._checks import check_choice
 from rlhf_course.data.world.config import WORLD, WorldConfig
-from rlhf_course.data.world.gold import explain_gold, gold_reward
+from rlhf_course.data.world.gold import TERM_NAMES, explain_gold, gold_reward
 from rlhf_course.data.world.grammar import parse_sentence, split_sentences
 from rlhf_course.seeding import numpy_stream
 
@@ -18,7 +19,8 @@ class Labeler:
         temperature: noise, in gold units; `calibrated` finds the value of human labelers.
         flattery_bias: added where an answer flatters. length_bias: added per word.
         flip_rate: share of labels (whole rankings) turned round after the fact, a slip of the mouse; in [0, 0.5).
-        blind_to: names of gold terms the labeler cannot judge, such as ("right fact", "wrong fact").
+        blind_to: names of gold terms the labeler cannot judge, such as ("right fact", "wrong fact"); the names
+            are `gold.TERM_NAMES`.
     """
 
     temperature: float = 1.0
@@ -33,6 +35,10 @@ class Labeler:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if not 0 <= self.flip_rate < 0.5:
             raise ValueError(f"flip_rate must be in [0, 0.5), got {self.flip_rate}")
+        if isinstance(self.blind_to, str):
+            raise TypeError(f"blind_to must be a tuple of names of terms, got the string {self.blind_to!r}")
+        for name in self.blind_to:
+            check_choice("blind_to", name, TERM_NAMES)
 
     def utility(self, prompt: str, answer: str, ended: bool = True) -> float:
         """What the answer is worth to this labeler, in gold units."""
@@ -53,12 +59,14 @@ class Labeler:
         """The same labeler with the temperature at which two of its kind agree as often as the world says (72.6 %).
 
         Found by bisection on the pairs given: two labelers agree with probability p² + (1 − p)² on a pair.
+        Slips (`flip_rate`) are left out of the search: they come on top of the labelers' ordinary disagreement.
         Raises ValueError where no temperature can do it (all pairs tied, say).
         """
         target = self.world.labeler_agreement
 
         def agreement(temperature: float) -> float:
-            p = replace(self, temperature=temperature).preference_probability(utility_a, utility_b)
+            judge = replace(self, temperature=temperature, flip_rate=0.0)
+            p = judge.preference_probability(utility_a, utility_b)
             return float(np.mean(p**2 + (1 - p) ** 2))
 
         low, high = 1e-3, 1e3
@@ -87,6 +95,10 @@ def label_rankings(groups: list[dict], labeler: Labeler, seed: int, calibrate: b
     """
     if not groups:
         raise ValueError("groups is empty: there is nothing to rank")
+    sizes = {len(group[name]) for group in groups for name in ("answers", "ended")}
+    if len(sizes) > 1 or min(sizes) < 2:
+        expected = "one number of answers, at least 2, and of ended"
+        raise ValueError(f"every group must have {expected}, got {', '.join(map(str, sorted(sizes)))}")
     utilities = np.array([[labeler.utility(g["prompt"], *x) for x in zip(g["answers"], g["ended"])] for g in groups])
     if calibrate:
         # Neighbours in the order of sampling: pairs as they come.
