@@ -5,21 +5,25 @@ gets its `step` from here; PPO writes its own `step`.
 """
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from rlhf_course.device import mixed_precision
-from rlhf_course.seeding import torch_stream
-from rlhf_course.trainers.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from rlhf_course.seeding import seed_all, torch_stream
+from rlhf_course.trainers.checkpoint import read_checkpoint, remove_old_checkpoints, write_checkpoint
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.history import History
+from rlhf_course.trainers.support import (
+    Called,
+    check_loss,
+    enable_gradient_checkpointing,
+    interrupts_held_back,
+    make_accelerator,
+)
 
 Rows = Sequence[dict[str, Any]]
 
@@ -64,6 +68,13 @@ class Trainer:
             raise TypeError(f"args must be a {self.config_class.__name__}, got {type(self.args).__name__}")
         if processing_class is None:
             raise ValueError("processing_class is missing: pass the tokenizer that came with the model")
+        if processing_class.pad_token_id is None:
+            raise ValueError(
+                "processing_class has no pad token: set tokenizer.pad_token = tokenizer.eos_token "
+                "(safe here: masks come from lengths)"
+            )
+        if ref_model is model:
+            raise ValueError("ref_model is the model that is trained: leave it out for a frozen copy of the model")
         if loss_fn is not None and (unheard := self.args.non_default(self.loss_settings)):
             raise ValueError(
                 "loss_fn is called with the loss's positional arguments only, so it cannot honour "
@@ -80,10 +91,11 @@ class Trainer:
         self.global_step = 0
         self.history = History()
         self._pending: list[dict[str, Tensor]] = []
-        if self.args.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
         self.setup()
-        trainable = [p for group in self.parameter_groups() for p in group["params"]]
+        if self.args.gradient_checkpointing:
+            for trained in self.trained_models().values():
+                enable_gradient_checkpointing(trained)
+        trainable = self.trained_parameters().values()
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient: nothing to train")
         self.optimizer = self.accelerator.prepare(
@@ -115,9 +127,31 @@ class Trainer:
         """How many items (rows, unless a method says otherwise) the loss of `rows` is a mean over."""
         return len(rows)
 
+    def measure(self, rows: Rows, place: int) -> dict[str, Tensor]:
+        """Metrics of some rows of `eval_dataset`, which begin at `place` in it, as means over their items."""
+        loss, metrics = self.compute_loss(rows)
+        return {"loss": loss, **metrics}
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """`model`, called as the device and the processes want it."""
+        return self.accelerator.prepare(Called(model))
+
+    def trained_models(self) -> dict[str, nn.Module]:
+        """The models that learn, by name."""
+        return {"model": self.model}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains."""
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The same parameters by name, for checkpoints."""
+        return {
+            f"{part}.{name}": parameter
+            for part, model in self.trained_models().items()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def extra_state(self) -> dict[str, Any]:
         """Further tensors and numbers a checkpoint must hold for an exact resume."""
@@ -134,13 +168,13 @@ class Trainer:
         The batch is worked through in micro-batches that fit the memory. Each one's mean loss is weighted by its
         share of the batch's items: the gradient is that of the whole batch's mean, however it is cut.
         """
-        micro_batches = list(self.micro_batches(batch))
-        total = self.num_items(batch)
+        total = self.num_items(batch) / self.accelerator.num_processes  # processes average what they find
         metrics: dict[str, Tensor] = {}
-        for rows in micro_batches:
+        for rows in self.micro_batches(batch):
             share = self.num_items(rows) / total
             loss, parts = self.compute_loss(rows)
-            self.backward(loss * share)
+            check_loss(loss)
+            self.backward(loss, share)
             for name, value in {"loss": loss, **parts}.items():
                 metrics[name] = metrics.get(name, 0.0) + value.detach() * share
         metrics["grad_norm"] = self.update()
@@ -153,14 +187,13 @@ class Trainer:
         for start in range(0, len(mine), size):
             yield mine[start : start + size]
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradient to the others'. (Processes average their gradients; here they must add up.)"""
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+    def backward(self, loss: Tensor, share: float | Tensor) -> None:
+        """Add the gradient of `share` × a micro-batch's loss to the gradient so far."""
+        self.accelerator.backward(loss * share)
 
     def update(self) -> Tensor:
         """Clip the gradient, move the weights, forget the gradient. Returns the gradient's norm before clipping."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(list(self.trained_parameters().values()), self.args.max_grad_norm)
         for group, peak in zip(self.optimizer.param_groups, self._peak_lrs):
             group["lr"] = peak * self.lr_factor(self.global_step)
         self.optimizer.step()
@@ -184,8 +217,13 @@ class Trainer:
         return per_device * self.accelerator.num_processes
 
     @property
+    def rows_per_epoch(self) -> int:
+        """All rows; of a remainder that the processes cannot share evenly, none."""
+        return len(self.train_rows) // self.accelerator.num_processes * self.accelerator.num_processes
+
+    @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.train_rows) // self.batch_size)
+        return -(-self.rows_per_epoch // self.batch_size)
 
     @property
     def max_steps(self) -> int:
@@ -203,7 +241,7 @@ class Trainer:
 
     def _epoch_order(self, epoch: int) -> list[list[int]]:
         generator = torch_stream(self.args.seed, "order", epoch)
-        order = torch.randperm(len(self.train_rows), generator=generator).tolist()
+        order = torch.randperm(len(self.train_rows), generator=generator).tolist()[: self.rows_per_epoch]
         size = self.batch_size
         if not self.args.group_by_length or "length" not in self.train_rows[0]:
             return [order[i : i + size] for i in range(0, len(order), size)]
@@ -217,8 +255,9 @@ class Trainer:
     def train(self) -> History:
         """Train to the last step, from wherever the trainer stands, and return the history.
 
-        An interrupt (Ctrl-C, the stop button) leaves the trainer after its last whole step: call `train` again to go
-        on. With an `output_dir`, a checkpoint is written every `save_steps`, at the end, and on an interrupt.
+        An interrupt (Ctrl-C, the stop button) waits for the end of the step: call `train` again to go on as if
+        nothing had happened. A second one stops in the middle of the step. With an `output_dir`, a checkpoint is
+        written every `save_steps`, at the end, and on the first interrupt.
         """
         bar = tqdm(
             total=self.max_steps,
@@ -230,25 +269,38 @@ class Trainer:
         try:
             with bar:
                 while self.global_step < self.max_steps:
-                    self.before_step()
-                    self._pending.append(self.step(self.batch(self.global_step)))
-                    self.global_step += 1
-                    bar.update()
-                    self._after_step(bar)
+                    with interrupts_held_back() as interrupted, self._chance_of_step():
+                        self.before_step()
+                        self._pending.append(self.step(self.batch(self.global_step)))
+                        self.global_step += 1
+                        bar.update()
+                        self._after_step(bar)
+                    if interrupted:
+                        self._save_in_output_dir()
+                        raise KeyboardInterrupt(f"stopped after step {self.global_step}; train() goes on from there")
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
                 "out of memory: lower per_device_train_batch_size (and raise gradient_accumulation_steps by as much), "
                 "lower max_length, or set gradient_checkpointing=True"
             ) from error
-        except KeyboardInterrupt:
-            self.optimizer.zero_grad()
-            self._save_in_output_dir()
-            raise
         return self.history
+
+    @contextmanager
+    def _chance_of_step(self) -> Iterator[None]:
+        """Draw dropout and the like from the step's own stream, and leave torch's global one as it was.
+
+        Like the order of the rows, chance follows from seed and step alone: a resumed run needs no replay.
+        """
+        devices = [torch.cuda.current_device()] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            seed_all(self.args.seed, "step", self.global_step)
+            yield
 
     def before_step(self) -> None:
         """Called before each step."""
-        self.model.train()
+        for model in self.trained_models().values():
+            model.train()
+        self.optimizer.zero_grad()  # of a step that an error broke off
 
     def _after_step(self, bar: tqdm) -> None:
         step, last = self.global_step, self.global_step == self.max_steps
@@ -256,7 +308,9 @@ class Trainer:
             row = self._flush_metrics()
             bar.set_postfix({name: f"{row[name]:.3g}" for name in self.shown if name in row})
         if last or (self.args.eval_steps and step % self.args.eval_steps == 0):
-            self.history.log(step, self.evaluate())
+            found = self.evaluate()
+            if found:
+                self.history.log(step, found)
         if last or (self.args.save_steps and step % self.args.save_steps == 0):
             self._save_in_output_dir()
 
@@ -280,17 +334,18 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics on `eval_dataset`, and what `compute_metrics` adds. Names start with `eval_`."""
-        self.model.eval()
-        found: dict[str, float] = {}
+        for model in self.trained_models().values():
+            model.eval()
+        sums: dict[str, Tensor] = {}
         if self.eval_rows:
             total = self.num_items(self.eval_rows)
             size = self.args.per_device_train_batch_size
             rows = sorted(self.eval_rows, key=lambda row: row.get("length", 0))
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                loss, metrics = self.compute_loss(part)
-                for name, value in {"loss": loss, **metrics}.items():
-                    found[name] = found.get(name, 0.0) + value.item() * self.num_items(part) / total
+            for place in range(0, len(rows), size):
+                part = rows[place : place + size]
+                for name, value in self.measure(part, place).items():
+                    sums[name] = sums.get(name, 0.0) + value * (self.num_items(part) / total)
+        found = {name: value.item() for name, value in sums.items()}
         if self.compute_metrics is not None:
             found |= self.compute_metrics(self)
         return {f"eval_{name}": value for name, value in found.items()}
@@ -314,31 +369,7 @@ class Trainer:
 
     def _save_in_output_dir(self) -> None:
         if self.args.output_dir is not None:
-            self.save(f"{self.args.output_dir}/checkpoint-{self.global_step}")
+            newest = f"{self.args.output_dir}/checkpoint-{self.global_step}"
+            self.save(newest)
             if self.args.save_total_limit is not None and self.accelerator.is_main_process:
-                for old in checkpoints(self.args.output_dir)[: -self.args.save_total_limit]:
-                    shutil.rmtree(old)
-
-
-def make_accelerator(args: TrainingConfig) -> Accelerator:
-    """An Accelerator for these settings; several trainers may live in one process, one after another."""
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    if args.bf16 is None and args.fp16 is None:
-        precision = mixed_precision("cpu" if args.use_cpu else "auto")
-    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision=precision, cpu=args.use_cpu)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Switch dropout off for good, as preference methods must.
-
-    With dropout on, the policy and its own frozen copy differ before a single step: log-ratios are noise, and PPO's
-    probability ratio is not 1.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    for name in ("attention_dropout", "attn_pdrop"):
-        if getattr(getattr(model, "config", None), name, 0):
-            setattr(model.config, name, 0.0)
+                remove_old_checkpoints(newest, self.args.save_total_limit)

@@ -18,21 +18,26 @@ _TENSORS = "trainer_tensors.pt"
 
 
 def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
-    """Write model, tokenizer, optimiser, random state, step and history to `folder`.
+    """Write model, tokenizer, optimiser, step and history to `folder`, which may hold an older checkpoint.
 
     All of it is written to a folder beside it that is renamed at the end: what bears the name is always whole.
+    (Random state is not needed: all chance follows from seed and step.)
+
+    Raises:
+        ValueError: `folder` holds something else, which would be lost.
     """
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(fresh, ignore_errors=True)
+    folder = Path(folder).absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / _STATE).exists():
+        raise ValueError(f"{folder} holds files that are no checkpoint: save to a folder of its own")
+    fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("writing", "old"))
+    for left_over in (fresh, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     fresh.mkdir(parents=True)
     trainer.model.save_pretrained(fresh)
     trainer.tokenizer.save_pretrained(fresh)
     tensors = {
-        "weights": {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad},
+        "weights": {name: p.detach() for name, p in trainer.trained_parameters().items()},
         "optimizer": trainer.optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "scaler": trainer.accelerator.scaler.state_dict() if trainer.accelerator.scaler else {},
         "pending": trainer._pending,
         "extra": trainer.extra_state(),
@@ -41,12 +46,15 @@ def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     state = {
         "trainer": type(trainer).__name__,
         "step": trainer.global_step,
+        "rows": _row_counts(trainer),
         "settings": trainer.args.to_dict(),
         "history": trainer.history.rows,
     }
     (fresh / _STATE).write_text(json.dumps(state, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
@@ -54,7 +62,7 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
 
     Raises:
         FileNotFoundError: there is no checkpoint there.
-        ValueError: it is damaged, or of another method, or of other settings.
+        ValueError: it is damaged, or of another method, other settings, data or model. The trainer is left as it was.
     """
     folder = newest_checkpoint(folder)
     try:
@@ -69,7 +77,9 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     if differing:
         changes = ", ".join(f"{k} {state['settings'].get(k)!r} → {getattr(trainer.args, k)!r}" for k in differing)
         raise ValueError(f"{folder} was trained with other settings ({changes}): resume with the same ones")
-    parameters = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    if state["rows"] != _row_counts(trainer):
+        raise ValueError(f"{folder} was trained on other data (rows {state['rows']}, here {_row_counts(trainer)})")
+    parameters = trainer.trained_parameters()
     if parameters.keys() != tensors["weights"].keys() or any(
         parameters[name].shape != saved.shape for name, saved in tensors["weights"].items()
     ):
@@ -78,9 +88,6 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
         for name, saved in tensors["weights"].items():
             parameters[name].copy_(saved)
     trainer.optimizer.load_state_dict(tensors["optimizer"])
-    torch.set_rng_state(tensors["rng"])
-    if tensors["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(tensors["cuda_rng"])
     if tensors["scaler"]:
         trainer.accelerator.scaler.load_state_dict(tensors["scaler"])
     trainer._pending = tensors["pending"]
@@ -103,4 +110,22 @@ def newest_checkpoint(folder: str | Path) -> Path:
 def checkpoints(folder: str | Path) -> list[Path]:
     """The checkpoints inside `folder`, those of the fewest steps first."""
     inside = [path for path in Path(folder).glob("checkpoint-*") if (path / _STATE).exists()]
-    return sorted(inside, key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
+    return sorted((path for path in inside if _step(path) is not None), key=_step)
+
+
+def remove_old_checkpoints(newest: str | Path, keep: int) -> None:
+    """Remove the checkpoints beside `newest`, but for the last `keep` (`newest` among them)."""
+    newest = Path(newest)
+    others = [path for path in checkpoints(newest.parent) if path.name != newest.name]
+    for path in others[: max(len(others) - (keep - 1), 0)]:
+        shutil.rmtree(path)
+
+
+def _step(path: Path) -> int | None:
+    """12 for …/checkpoint-12."""
+    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return int(match[1]) if match else None
+
+
+def _row_counts(trainer: "Trainer") -> dict[str, int]:
+    return {"train": len(trainer.train_rows), "eval": len(trainer.eval_rows or [])}

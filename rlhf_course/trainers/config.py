@@ -63,16 +63,12 @@ class TrainingConfig:
     disable_tqdm: bool = False
 
     def __post_init__(self):
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps"):
-            check_count(name, getattr(self, name), low=1)
-        check_count("max_length", self.max_length, low=2)
-        for name in ("seed", "warmup_steps"):
-            check_count(name, getattr(self, name))
-        for name in ("eval_steps", "save_steps", "save_total_limit"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), low=1)
+        self.check_counts("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
+        self.check_counts("eval_steps", "save_steps", "save_total_limit")
+        self.check_counts("seed", "warmup_steps", low=0)
+        self.check_counts("max_length", low=2)
         if self.max_steps != -1:
-            check_count("max_steps (or -1 for whole epochs)", self.max_steps, low=1)
+            self.max_steps = check_count("max_steps (or -1 for whole epochs)", self.max_steps, low=1)
         check_number("num_train_epochs", self.num_train_epochs, low=0, low_open=True)
         check_number("learning_rate", self.learning_rate, low=0)
         check_choice("lr_scheduler_type", self.lr_scheduler_type, ("constant", "linear", "cosine"))
@@ -84,6 +80,12 @@ class TrainingConfig:
             raise ValueError("bf16 and fp16 cannot both be on: choose one, or leave both None")
         if self.save_steps is not None and self.output_dir is None:
             raise ValueError("save_steps needs an output_dir to save to")
+
+    def check_counts(self, *names: str, low: int = 1) -> None:
+        """Make the settings called `names` whole numbers of at least `low`, but for those that are None."""
+        for name in names:
+            if getattr(self, name) is not None:
+                setattr(self, name, check_count(name, getattr(self, name), low=low))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""

@@ -12,9 +12,10 @@ from rlhf_course.logprobs import sequence_logps
 from rlhf_course.losses.dpo import dpo_loss
 from rlhf_course.losses.ipo import ipo_loss
 from rlhf_course.models.scoring import CompletionLogps
-from rlhf_course.trainers.base import Trainer, disable_dropout
+from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import disable_dropout
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,10 @@ class DPOConfig(TrainingConfig):
         check_number("beta", self.beta, low=0, low_open=True)
         check_choice("loss_type", self.loss_type, ("sigmoid", "hinge", "robust", "ipo"))
         check_number("label_smoothing", self.label_smoothing, low=0, high=0.5, high_open=True)
+        if self.loss_type in ("hinge", "ipo") and self.label_smoothing:
+            raise ValueError(f"loss_type {self.loss_type!r} has no label_smoothing, got {self.label_smoothing}")
+        if self.loss_type == "ipo" and self.reference_free:
+            raise ValueError("loss_type 'ipo' has no reference_free form")
 
 
 class DPOTrainer(Trainer):
@@ -65,32 +70,22 @@ class DPOTrainer(Trainer):
         disable_dropout(self.model)
         self.model.to(self.accelerator.device)
         self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
-        # Known until the first step: the model is its own reference.
-        self.reference_logps = CompletionLogps(self.ref_model) if self.ref_model is not None else self.policy_logps
-        self.reference_logps.to(self.accelerator.device)
-
-    def before_step(self):
-        if "ref_chosen_logps" not in self.train_rows[0]:
-            self.precompute_reference()
-        super().before_step()
-
-    def evaluate(self):
-        if self.eval_rows and "ref_chosen_logps" not in self.eval_rows[0]:
-            self.precompute_reference()
-        return super().evaluate()
+        # Until the first step, the model is its own reference.
+        self.reference_logps = self.policy_logps
+        if self.ref_model is not None:
+            self.reference_logps = CompletionLogps(self.ref_model.to(self.accelerator.device).eval())
 
     @torch.no_grad()
     def precompute_reference(self) -> None:
-        """Write the reference's log-probabilities into the rows. They never change, so once is enough."""
-        self.reference_logps.eval()
+        """Write the reference's log-probabilities into all rows. They never change, so once is enough."""
         for rows in (self.train_rows, self.eval_rows or []):
             by_length = sorted(rows, key=lambda row: row["length"])
             size = self.args.per_device_train_batch_size
             for start in range(0, len(by_length), size):
                 part = by_length[start : start + size]
-                for row, chosen, rejected in zip(
-                    part, *(x.tolist() for x in self.pair_logps(self.reference_logps, part))
-                ):
+                with self.accelerator.autocast():  # at the policy's precision
+                    chosen_logps, rejected_logps = self.pair_logps(self.reference_logps, part)
+                for row, chosen, rejected in zip(part, chosen_logps.tolist(), rejected_logps.tolist()):
                     row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
         self.reference_logps = self.ref_model = None
 
@@ -102,6 +97,8 @@ class DPOTrainer(Trainer):
         return logps.chunk(2)
 
     def compute_loss(self, rows) -> tuple[Tensor, dict[str, Tensor]]:
+        if "ref_chosen_logps" not in rows[0]:  # before the first step of all
+            self.precompute_reference()
         chosen, rejected = self.pair_logps(self.policy_logps, rows)
         ref_chosen = torch.tensor([row["ref_chosen_logps"] for row in rows], device=chosen.device)
         ref_rejected = torch.tensor([row["ref_rejected_logps"] for row in rows], device=chosen.device)
@@ -147,7 +144,5 @@ class DPOTrainer(Trainer):
 
     def load_extra_state(self, state):
         for rows, saved in zip((self.train_rows, self.eval_rows or []), state["reference"]):
-            if len(saved) not in (0, len(rows)):
-                raise ValueError(f"the checkpoint belongs to a dataset of {len(saved)} rows, this one has {len(rows)}")
             for row, (chosen, rejected) in zip(rows, saved):
                 row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected

@@ -18,9 +18,10 @@ from rlhf_course.losses.ppo import ppo_clip_loss, ppo_value_loss
 from rlhf_course.models.reward import RewardModel
 from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.models.value import ValueModel
-from rlhf_course.trainers.base import Trainer, disable_dropout
+from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.rollout import Rollout, sample_rollout, score_rollout
+from rlhf_course.trainers.support import check_loss, disable_dropout
 
 
 @dataclass(kw_only=True)
@@ -66,21 +67,29 @@ class PPOConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("num_ppo_epochs", "num_mini_batches", "response_length", "kl_horizon"):
-            check_count(name, getattr(self, name), low=1)
-        check_count("value_warmup_steps", self.value_warmup_steps)
+        self.check_counts("num_ppo_epochs", "num_mini_batches", "response_length", "kl_horizon")
+        self.check_counts("value_warmup_steps", low=0)
         for name in ("kl_coef", "vf_coef", "value_learning_rate"):
             check_number(name, getattr(self, name), low=0)
-        for name in ("cliprange", "cliprange_value", "temperature"):
+        check_number("cliprange", self.cliprange, low=0, high=1, low_open=True, high_open=True)
+        for name in ("cliprange_value", "temperature"):
             check_number(name, getattr(self, name), low=0, low_open=True)
         for name in ("gamma", "lam"):
             check_number(name, getattr(self, name), low=0, high=1)
+        if self.missing_eos_penalty is not None:
+            check_number("missing_eos_penalty", self.missing_eos_penalty, low=0)
+        if self.target_kl is not None:
+            check_number("target_kl", self.target_kl, low=0, low_open=True)
+            check_number("kl_coef (with target_kl)", self.kl_coef, low=0, low_open=True)
+            answers = self.per_device_train_batch_size * self.gradient_accumulation_steps
+            check_count("kl_horizon (with target_kl, in answers; a batch has as many)", self.kl_horizon, low=answers)
 
 
 class PPOTrainer(Trainer):
     """Raises the reward of the policy's own answers, a clipped step at a time, near the reference.
 
-    Rows: `prompt`. `reward_funcs` is a RewardModel (or ensemble) with the policy's tokenizer, or a function
+    Rows: `prompt`. With `ref_model` left out, the reference is the model as it is now; of a LoRA model, the model
+    without its adapter. `reward_funcs` is a RewardModel (or ensemble) with the policy's tokenizer, or a function
     `(prompts, completions) -> list of numbers`.
 
     `loss_fn(logps, old_logps, advantages, mask, epsilon)` replaces the clipped loss and
@@ -106,8 +115,11 @@ class PPOTrainer(Trainer):
         advantage_fn: Callable[..., tuple[Tensor, Tensor]] | None = None,
         value_model: ValueModel | None = None,
     ):
-        if reward_funcs is None:
-            raise ValueError("reward_funcs is missing: pass a RewardModel or a function of prompts and completions")
+        if not callable(reward_funcs):
+            raise TypeError(
+                "reward_funcs must be a RewardModel or a function of prompts and completions, got "
+                f"{type(reward_funcs).__name__}"
+            )
         self.advantage_fn, self.value_model = advantage_fn or gae, value_model
         super().__init__(
             model,
@@ -126,29 +138,41 @@ class PPOTrainer(Trainer):
 
     def setup(self):
         args, device = self.args, self.accelerator.device
-        if self.value_model is None and isinstance(self.reward_funcs, RewardModel):
-            self.value_model = ValueModel.from_reward_model(self.reward_funcs)
-        elif self.value_model is None:
-            self.value_model = ValueModel.from_policy(self.model, seed=args.seed)
+        self.value_model = self.value_model or self.new_value_model()
         # The reference of a LoRA model is the model without its adapter, unless another is given.
         self._lora_reference = self.ref_model is None and hasattr(self.model, "disable_adapter")
         if self.ref_model is None and not self._lora_reference:
             self.ref_model = copy.deepcopy(self.model)
-        for model in (self.model, self.value_model, self.ref_model, self.reward_funcs):
-            if isinstance(model, nn.Module):
-                disable_dropout(model)
-                model.to(device)
+        for model in self.trained_models().values():
+            disable_dropout(model)
+            model.to(device)
         for model in (self.ref_model, self.reward_funcs):
             if isinstance(model, nn.Module):
-                model.eval()
+                model.to(device).eval()
         self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
         self.reference_logps = CompletionLogps(self.model if self._lora_reference else self.ref_model)
-        self.critic = self.accelerator.prepare(self.value_model)
+        self.critic = self.prepared(self.value_model)
         self.kl_controller = (
             FixedKLController(args.kl_coef)
             if args.target_kl is None
             else AdaptiveKLController(args.kl_coef, args.target_kl, args.kl_horizon)
         )
+
+    def new_value_model(self) -> ValueModel:
+        """A critic that starts from the reward model if there is one, else from the policy's body."""
+        if isinstance(self.reward_funcs, RewardModel):
+            value_model = ValueModel.from_reward_model(self.reward_funcs)
+        else:
+            policy = self.model
+            if hasattr(policy, "merge_and_unload"):  # LoRA
+                policy = copy.deepcopy(policy).merge_and_unload()
+            value_model = ValueModel.from_policy(policy, seed=self.args.seed)
+        if not any(p.requires_grad for p in value_model.parameters()):
+            value_model.requires_grad_()  # the reward model is frozen, its copy learns
+        return value_model
+
+    def trained_models(self):
+        return {"model": self.model, "value_model": self.value_model}
 
     def parameter_groups(self):
         critic = [p for p in self.value_model.parameters() if p.requires_grad]
@@ -159,7 +183,8 @@ class PPOTrainer(Trainer):
     def step(self, batch) -> dict[str, Tensor]:
         """One iteration of PPO: sample, score, turn the scores into advantages, and take clipped steps."""
         args = self.args
-        rollout = self.rollout(batch)
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        rollout = self.rollout(batch, mine, ("sampling", self.global_step))
         beta, mask = self.kl_controller.value, rollout.mask
 
         rewards = kl_shaped_rewards(rollout.scores, rollout.logps, rollout.ref_logps, mask, beta)
@@ -171,33 +196,36 @@ class PPOTrainer(Trainer):
             for rows in torch.arange(len(mask)).chunk(args.num_mini_batches):
                 updates.append(self.clipped_step(rollout[rows], advantages[rows], returns[rows]))
 
-        kl = sequence_logps(rollout.logps - rollout.ref_logps, mask)
-        self.kl_controller.update(kl.mean().item(), len(kl))
-        means = {name: torch.stack([update[name] for update in updates]).mean() for name in updates[0]}
-        return means | {
-            "objective/scores": rollout.scores.mean(),
-            "objective/kl": kl.mean(),
-            "objective/rlhf_reward": rollout.scores.mean() - beta * kl.mean(),
-            "objective/kl_coef": torch.tensor(beta, device=kl.device),
+        metrics = self.rollout_metrics(rollout)
+        if args.target_kl is not None:
+            kl = self.accelerator.reduce(metrics["objective/kl"], reduction="mean")
+            self.kl_controller.update(kl.item(), len(batch))
+        return {
+            **{name: torch.stack([update[name] for update in updates]).mean() for name in updates[0]},
+            **metrics,
+            "objective/rlhf_reward": metrics["objective/scores"] - beta * metrics["objective/kl"],
+            "objective/kl_coef": torch.tensor(beta, device=mask.device),
             "val/explained_variance": 1
             - masked_var(returns - rollout.values, mask) / masked_var(returns, mask).clamp(min=1e-8),
-            "completions/mean_length": mask.sum(dim=1).float().mean(),
-            "completions/ended": rollout.ended.float().mean(),
         }
 
     def clipped_step(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
         """One update of policy and critic on some rows of a rollout."""
-        args, mask, total = self.args, rollout.mask, rollout.mask.sum()
+        args = self.args
+        # Processes average what they find: shares are of the mean process's tokens.
+        total = self.accelerator.reduce(rollout.mask.sum().float(), reduction="mean")
+        learns = self.global_step >= args.value_warmup_steps  # at first, only the critic does
         metrics: dict[str, Tensor] = {}
-        for rows in torch.arange(len(mask)).split(args.per_device_train_batch_size):
+        for rows in torch.arange(len(rollout.mask)).split(args.per_device_train_batch_size):
             part = rollout[rows]
-            logps, entropies = self.completion_logps(self.policy_logps, part, with_entropy=True)
+            with torch.set_grad_enabled(learns):
+                logps, entropies = self.completion_logps(self.policy_logps, part, with_entropy=True)
+                policy_loss = self.loss_fn(logps, part.logps, advantages[rows], part.mask, args.cliprange)
+                check_loss(policy_loss)
             values = self.values(part)
-            policy_loss = self.loss_fn(logps, part.logps, advantages[rows], part.mask, args.cliprange)
             value_loss = ppo_value_loss(values, part.values, returns[rows], part.mask, args.cliprange_value)
-            learns = self.global_step >= args.value_warmup_steps  # at first, only the critic does
             share = part.mask.sum() / total
-            self.backward((policy_loss * learns + args.vf_coef * value_loss) * share)
+            self.backward(policy_loss + args.vf_coef * value_loss, share)
 
             log_ratio = (logps - part.logps).detach()
             outside = (log_ratio.exp() - 1).abs() > args.cliprange
@@ -216,28 +244,45 @@ class PPOTrainer(Trainer):
     # ------------------------------------------------------------------ its parts
 
     @torch.no_grad()
-    def rollout(self, batch) -> Rollout:
-        """Answers to a batch's prompts, with all that the update needs: scores, log-probabilities, values."""
-        self.model.eval()
-        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        rollout = sample_rollout(
-            self.model,
-            self.tokenizer,
-            batch,
-            mine,
-            max_new_tokens=self.args.response_length,
-            temperature=self.args.temperature,
-            stream=(self.args.seed, "sampling", self.global_step),
-        )
-        rollout.scores = score_rollout(self.reward_funcs, rollout, self.tokenizer)
-        if self.args.missing_eos_penalty is not None:
-            rollout.scores = rollout.scores - self.args.missing_eos_penalty * ~rollout.ended
-        without_adapter = self.model.disable_adapter() if self._lora_reference else nullcontext()
-        with without_adapter:
-            rollout.ref_logps = self.completion_logps(self.reference_logps, rollout)
-        rollout.values = self.values(rollout)
-        self.model.train()
+    def rollout(self, rows, mine: slice = slice(None), stream: tuple = ("rollout",)) -> Rollout:
+        """Answers to the prompts of `rows[mine]`, with all that the update needs: scores, log-probabilities, values.
+
+        `stream` names the random stream, under the run's seed.
+        """
+        without_adapter = self.model.disable_adapter if self._lora_reference else nullcontext
+        with self.accelerator.autocast():
+            rollout = sample_rollout(
+                self.model,
+                self.tokenizer,
+                rows,
+                mine,
+                max_new_tokens=self.args.response_length,
+                temperature=self.args.temperature,
+                stream=(self.args.seed, *stream),
+            )
+            rollout.scores = score_rollout(self.reward_funcs, rollout, self.tokenizer)
+            if self.args.missing_eos_penalty is not None:
+                rollout.scores = rollout.scores - self.args.missing_eos_penalty * ~rollout.ended
+            if self.accelerator.mixed_precision != "no":
+                # Decoding rounds otherwise than the update's forward pass does, and the ratio must start at 1.
+                rollout.logps = self.completion_logps(self.policy_logps, rollout)
+            with without_adapter():
+                rollout.ref_logps = self.completion_logps(self.reference_logps, rollout)
+            rollout.values = self.values(rollout)
         return rollout
+
+    def rollout_metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What there is to say about answers before anything is learnt from them."""
+        return {
+            "objective/scores": rollout.scores.mean(),
+            "objective/kl": sequence_logps(rollout.logps - rollout.ref_logps, rollout.mask).mean(),
+            "completions/mean_length": rollout.mask.sum(dim=1).float().mean(),
+            "completions/ended": rollout.ended.float().mean(),
+        }
+
+    def measure(self, rows, place):
+        """Answers to held-out prompts, drawn with the same random numbers at every evaluation."""
+        return self.rollout_metrics(self.rollout(rows, stream=("evaluation", place)))
 
     def completion_logps(self, policy_logps: nn.Module, rollout: Rollout, with_entropy: bool = False):
         """Log-probabilities (and entropies) of a rollout's completion tokens, (B, T)."""
@@ -257,8 +302,7 @@ class PPOTrainer(Trainer):
         return values[:, rollout.prompt_width - 1 : -1]
 
     def extra_state(self):
-        return {"value_model": self.value_model.state_dict(), "kl_coef": self.kl_controller.value}
+        return {"kl_coef": self.kl_controller.value}
 
     def load_extra_state(self, state):
-        self.value_model.load_state_dict(state["value_model"])
         self.kl_controller.value = state["kl_coef"]

@@ -1,7 +1,7 @@
 """The reward model (InstructGPT, stage 2): learn a scalar from comparisons."""
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -9,10 +9,12 @@ from torch import Tensor
 from rlhf_course._checks import check_number
 from rlhf_course.data.collators import collate_sft
 from rlhf_course.data.preferences import tokenize_preferences
+from rlhf_course.data.tokenize import required
 from rlhf_course.losses.reward import reward_loss
-from rlhf_course.trainers.base import Trainer, disable_dropout
+from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import disable_dropout
 
 
 @dataclass(kw_only=True)
@@ -47,12 +49,20 @@ class RewardTrainer(Trainer):
     shown = ("loss", "accuracy")
 
     def prepare_rows(self, dataset):
-        return tokenize_rankings(dataset, self.tokenizer, self.args.max_length)
+        rows = tokenize_rankings(dataset, self.tokenizer, self.args.max_length)
+        with_margin = sum("margin" in row for row in rows)
+        if with_margin not in (0, len(rows)):
+            raise ValueError(f"either all rows or none must have a margin, got {with_margin} of {len(rows)}")
+        if with_margin and self.loss_fn is not None:
+            raise ValueError(
+                "loss_fn is called with the rewards alone, so it cannot honour the rows' margin: leave out one of them"
+            )
+        return rows
 
     def setup(self):
         disable_dropout(self.model)
         self.model.to(self.accelerator.device)
-        self.reward_model = self.accelerator.prepare(self.model)
+        self.reward_model = self.prepared(self.model)
 
     def num_items(self, rows) -> int:
         """Pairs: the loss is their mean."""
@@ -108,10 +118,11 @@ def tokenize_rankings(dataset, tokenizer, max_length: int):
 
 def _neighbours(dataset):
     for i, row in enumerate(dataset):
-        if not isinstance(row["ranked"], list | tuple) or len(row["ranked"]) < 2:
-            raise ValueError(f"ranked must be a list of at least two completions, best first, got {row['ranked']!r}")
-        for better, worse in zip(row["ranked"], row["ranked"][1:]):
-            yield {"prompt": row["prompt"], "chosen": better, "rejected": worse, "ranking": i}
+        ranked = required(row, "ranked")
+        if not isinstance(ranked, list | tuple) or len(ranked) < 2:
+            raise ValueError(f"ranked must be a list of at least two completions, best first, got {ranked!r}")
+        for better, worse in pairwise(ranked):
+            yield {"prompt": required(row, "prompt"), "chosen": better, "rejected": worse, "ranking": i}
 
 
 def collate_rankings(rows, pad_token_id: int) -> dict[str, Tensor]:
@@ -128,6 +139,6 @@ def collate_rankings(rows, pad_token_id: int) -> dict[str, Tensor]:
         "better": torch.tensor(better),
         "worse": torch.tensor(worse),
     }
-    if all("margin" in row for row in rows):
+    if "margin" in rows[0]:
         batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
     return batch

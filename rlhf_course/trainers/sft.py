@@ -68,6 +68,10 @@ def pack(dataset, tokenizer, max_length: int) -> Rows:
     stream = [
         token for row in dataset for token in tokenizer(row["text"], add_special_tokens=False, verbose=False).input_ids
     ]
+    if len(stream) < max_length:
+        raise ValueError(
+            f"the texts must fill a block of max_length={max_length} tokens, got {len(stream)} tokens in all"
+        )
     starts = range(0, len(stream) - max_length + 1, max_length)
     return Rows({"prompt_ids": [], "completion_ids": stream[i : i + max_length], "length": max_length} for i in starts)
 
