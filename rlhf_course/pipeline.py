@@ -62,6 +62,37 @@ def sft(base: nn.Module, seed: int = 0, world: WorldConfig = WORLD, **changes: A
     return _train(SFTTrainer(copy.deepcopy(base), args=args, train_dataset=rows, processing_class=world_tokenizer()))
 
 
+def sample_groups(
+    policy: nn.Module,
+    n: int,
+    answers_each: int,
+    seed: int = 0,
+    *,
+    name: str = "rankings",
+    split: str = "train",
+    world: WorldConfig = WORLD,
+) -> list[dict]:
+    """`n` prompts, each with `answers_each` answers of the policy: what a labeler is given to rank.
+
+    `name` names the random streams: data for training and for testing take different ones.
+
+    Returns:
+        Dicts with `prompt`, `answers` (texts) and `ended` (booleans), as `label_rankings` takes them.
+    """
+    stream = derive_seed(seed, name)
+    prompts = draw_prompts(n, stream, split, world)
+    repeated = [prompt for prompt in prompts for _ in range(answers_each)]
+    answers = sample_answers(policy, world_tokenizer(), repeated, stream, world.max_answer_tokens)
+    return [
+        {
+            "prompt": prompt,
+            "answers": [a.text for a in answers[i * answers_each : (i + 1) * answers_each]],
+            "ended": [a.ended for a in answers[i * answers_each : (i + 1) * answers_each]],
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+
+
 def collect_rankings(
     policy: nn.Module,
     n: int,
@@ -73,23 +104,9 @@ def collect_rankings(
     split: str = "train",
     world: WorldConfig = WORLD,
 ) -> list[dict]:
-    """`n` prompts, each with `answers_each` answers of the policy, ranked by a labeler who agrees 72.6 % of the time.
-
-    `name` names the random streams: data for training and for testing take different ones.
-    """
-    stream = derive_seed(seed, name)
-    prompts = draw_prompts(n, stream, split, world)
-    repeated = [prompt for prompt in prompts for _ in range(answers_each)]
-    answers = sample_answers(policy, world_tokenizer(), repeated, stream, world.max_answer_tokens)
-    groups = [
-        {
-            "prompt": prompt,
-            "answers": [a.text for a in answers[i * answers_each : (i + 1) * answers_each]],
-            "ended": [a.ended for a in answers[i * answers_each : (i + 1) * answers_each]],
-        }
-        for i, prompt in enumerate(prompts)
-    ]
-    return label_rankings(groups, labeler or Labeler(world=world), stream)
+    """The groups of `sample_groups`, ranked by a labeler who agrees with another one 72.6 % of the time."""
+    groups = sample_groups(policy, n, answers_each, seed, name=name, split=split, world=world)
+    return label_rankings(groups, labeler or Labeler(world=world), derive_seed(seed, name))
 
 
 def reward(
