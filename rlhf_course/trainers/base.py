@@ -5,6 +5,7 @@ gets its `step` from here; PPO writes its own `step`.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,10 @@ Rows = Sequence[dict[str, Any]]
 
 #: Rows are sorted by length within this many batches at a time, if `group_by_length` is on.
 BATCHES_SORTED_TOGETHER = 16
+
+#: With RLHF_COURSE_FAST=1 in the environment no run is longer: enough to see that a lesson's cells run, not what they
+#: show. The tests of the learner's notebooks, where nothing is filled in, set it.
+REHEARSAL_STEPS = 5
 
 
 class Trainer:
@@ -227,10 +232,12 @@ class Trainer:
 
     @property
     def max_steps(self) -> int:
-        """Steps of the whole run."""
-        if self.args.max_steps != -1:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+        """Steps of the whole run; in a rehearsal (RLHF_COURSE_FAST=1) no more than `REHEARSAL_STEPS`."""
+        steps = self.args.max_steps
+        if steps == -1:
+            steps = math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+        rehearsal = os.environ.get("RLHF_COURSE_FAST") == "1"
+        return min(steps, REHEARSAL_STEPS) if rehearsal else steps
 
     def batch(self, step: int) -> Rows:
         """The rows of a step. They follow from seed and step alone, so that a resumed run needs no replay."""
