@@ -121,11 +121,11 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
         trainer = pipeline.reward(start, **settings)
         held_out = pipeline.collect_rankings(start, run.eval_size or 512, 2, run.seed, name="held out")
         results = reward_accuracy(trainer.model, world_tokenizer(), held_out)
+        names = ("rm_gold_accuracy", "label_gold_accuracy", "difference", "difference_low", "difference_high")
+        by_model, by_labels, difference, low, high = (_percent(results[name]) for name in names)
         say(
-            f"of {results['pairs']} held-out pairs that differ in gold, {results['rm_gold_accuracy']:.1%} are in gold "
-            f"order by the reward model, {results['label_gold_accuracy']:.1%} by the labels (difference "
-            f"{results['difference']:+.1%}, 95 % interval {results['difference_low']:+.1%} to "
-            f"{results['difference_high']:+.1%})"
+            f"of {results['pairs']} held-out pairs that differ in gold, {by_model} are in gold order by the reward "
+            f"model, {by_labels} by the labels (difference {difference}, 95 % interval {low} to {high})"
         )
         return trainer, results
     if run.stage == "dpo":
@@ -188,9 +188,10 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
     say(f"{len(held_out):,} rows held out, none of their prompts trained on; training on {len(rows):,}")
     trainers = {"sft": (SFTTrainer, SFTConfig), "reward": (RewardTrainer, RewardConfig), "dpo": (DPOTrainer, DPOConfig)}
     trainer_class, config = trainers[run.stage]
-    model = RewardModel.from_policy(policy, run.seed) if run.stage == "reward" else policy
+    if run.stage == "reward":
+        policy = RewardModel.from_policy(policy, run.seed)
     trainer = trainer_class(
-        model, args=config(**settings), train_dataset=rows, eval_dataset=held_out, processing_class=tokenizer
+        policy, args=config(**settings), train_dataset=rows, eval_dataset=held_out, processing_class=tokenizer
     )
     # DPO's implicit rewards are all 0 before the first step: there is nothing to measure.
     earlier = {} if run.stage == "dpo" else trainer.evaluate()
@@ -209,8 +210,9 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
     results = {"eval_pairs": n, "eval_accuracy": accuracy, "interval_low": low, "interval_high": high}
     if earlier:
         results["eval_accuracy_before"] = earlier[name]
-        say(f"held-out accuracy before training, with a new head: {earlier[name]:.1%}")
-    say(f"held-out accuracy: {accuracy:.1%}, {right} of {n} pairs; 95 % interval {low:.1%} to {high:.1%}{note}")
+        say(f"held-out accuracy before training, with a new head: {_percent(earlier[name])}")
+    interval = f"95 % interval {_percent(low)} to {_percent(high)}"
+    say(f"held-out accuracy: {_percent(accuracy)}, {right} of {n} pairs; {interval}{note}")
     return trainer, results
 
 
@@ -264,6 +266,10 @@ def _enough(rows: Rows, settings: dict[str, Any], seed: int) -> Rows:
         return rows
     places = numpy_stream(seed, "training rows").permutation(len(rows))[:wanted]
     return Rows(rows[i] for i in sorted(places.tolist()))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 # ---------------------------------------------------------------------- the output folder
