@@ -37,7 +37,8 @@ _SPECIAL = {
 def llama(seed=0, **changes):
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(**_SPECIAL, max_position_embeddings=64, tie_word_embeddings=True, **{**sizes, **changes})
+    shape = {**sizes, "max_position_embeddings": 64, "tie_word_embeddings": True, **changes}
+    config = LlamaConfig(**_SPECIAL, **shape)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(20)  # as drawn, all answers are nearly equally likely
