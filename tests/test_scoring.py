@@ -74,7 +74,7 @@ def test_equals_the_full_forward_pass(name, left, temperature):
     torch.testing.assert_close(entropies[where].double(), expected_entropies, rtol=0, atol=2e-5)
     assert (logps[~where] == 0).all() and (entropies[~where] == 0).all()
     assert not entropies.requires_grad
-    assert expected.std() > 0.1
+    assert expected.std() > 0.03
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -125,7 +125,7 @@ def test_models_that_change_their_logits_are_refused():
     }
     with pytest.raises(ValueError, match="models with final_logit_softcapping are not supported, and gemma2 has it"):
         CompletionLogps(Gemma2ForCausalLM(Gemma2Config(**small, **heads, head_dim=8)))
-    with pytest.raises(ValueError, match="logit_scale .* cohere"):
+    with pytest.raises(ValueError, match=r"logit_scale .* cohere"):
         CompletionLogps(CohereForCausalLM(CohereConfig(**small, **heads)))
 
 
@@ -134,7 +134,7 @@ def test_wrong_shapes_are_refused():
     score = CompletionLogps(llama())
     with pytest.raises(ValueError, match="input_ids must have 2 dimension"):
         score(ids[0], mask[0], completion_mask[0])
-    with pytest.raises(ValueError, match="these must have one shape, got input_ids .*completion_mask"):
+    with pytest.raises(ValueError, match=r"these must have one shape, got input_ids .*completion_mask"):
         score(ids, mask, completion_mask[:, 1:])
     with pytest.raises(ValueError, match="temperature must be above 0"):
         score(ids, mask, completion_mask, temperature=0.0)

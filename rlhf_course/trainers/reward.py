@@ -1,15 +1,16 @@
 """The reward model (InstructGPT, stage 2): learn a scalar from comparisons."""
 
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from rlhf_course._checks import check_number
 from rlhf_course.data.collators import collate_sft
-from rlhf_course.data.preferences import tokenize_preferences
-from rlhf_course.data.tokenize import required
+from rlhf_course.data.preferences import EQUAL_WHEN_CUT, tokenize_preferences
+from rlhf_course.data.rows import Rows, dropped_before
+from rlhf_course.data.tokenize import TOO_LONG, encode_prompt_completion, required
 from rlhf_course.losses.reward import reward_loss
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
@@ -85,28 +86,13 @@ class RewardTrainer(Trainer):
         }
 
 
-def tokenize_rankings(dataset, tokenizer, max_length: int):
+def tokenize_rankings(dataset, tokenizer, max_length: int) -> Rows:
     """Rows of pairs or rankings with `prompt_ids`, `ranked_ids` (best first) and `length`, the longest one's.
 
     Rows with two answers that are the same within `max_length` say nothing or contradict themselves: dropped, counted.
     """
     if len(dataset) and "ranked" in dataset[0]:
-        # A ranking is checked and cut as its neighbours' pairs are, then put together again.
-        rows = tokenize_preferences(_neighbours(dataset), tokenizer, max_length)
-        whole: dict[int, list] = {}
-        for row in rows:
-            whole.setdefault(row["ranking"], []).append(row)
-        full = [pairs for i, pairs in whole.items() if len(pairs) == len(dataset[i]["ranked"]) - 1]
-        rows = type(rows)(
-            (
-                {
-                    "prompt_ids": p[0]["prompt_ids"],
-                    "ranked_ids": [p[0]["chosen_ids"], *(q["rejected_ids"] for q in p)],
-                }
-                for p in full
-            ),
-            rows.dropped,
-        )
+        rows = _encode_rankings(dataset, tokenizer, max_length)
     else:
         rows = tokenize_preferences(dataset, tokenizer, max_length)
         for row in rows:
@@ -116,13 +102,23 @@ def tokenize_rankings(dataset, tokenizer, max_length: int):
     return rows
 
 
-def _neighbours(dataset):
-    for i, row in enumerate(dataset):
-        ranked = required(row, "ranked")
+def _encode_rankings(dataset, tokenizer, max_length: int) -> Rows:
+    rows = Rows(dropped=dropped_before(dataset))
+    for row in dataset:
+        prompt, ranked = required(row, "prompt"), required(row, "ranked")
         if not isinstance(ranked, list | tuple) or len(ranked) < 2:
             raise ValueError(f"ranked must be a list of at least two completions, best first, got {ranked!r}")
-        for better, worse in pairwise(ranked):
-            yield {"prompt": required(row, "prompt"), "chosen": better, "rejected": worse, "ranking": i}
+        encoded = [encode_prompt_completion(tokenizer, prompt, completion) for completion in ranked]
+        prompt_ids = encoded[0][0]
+        room = max_length - len(prompt_ids)
+        ranked_ids = [ids[: max(room, 0)] for _, ids in encoded]
+        if room < 1:
+            rows.dropped[TOO_LONG] += 1
+        elif len(set(map(tuple, ranked_ids))) < len(ranked):
+            rows.dropped[EQUAL_WHEN_CUT] += 1
+        else:
+            rows.append({"prompt_ids": prompt_ids, "ranked_ids": ranked_ids})
+    return rows
 
 
 def collate_rankings(rows, pad_token_id: int) -> dict[str, Tensor]:

@@ -69,7 +69,9 @@ def reward_model(seed=0):
     return RewardModel.from_policy(llama(seed), seed=seed)
 
 
-PROMPTS = [f"<bos> explain {concept} . <sep>" for concept in ("black hole", "inflation", "nuclear fusion", "dna")]
+PROMPTS = [
+    f"<bos> explain {concept} . <sep>" for concept in ("black hole", "ocean tide", "nuclear fusion", "sound wave")
+]
 ANSWERS = [
     "imagine bottomless drain .",
     "maybe experts call it merged nuclei . ask me for more .",

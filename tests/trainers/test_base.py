@@ -26,8 +26,8 @@ from trainers.small import (
 )
 
 RANKINGS = [
-    {"prompt": "<bos> explain dna . <sep>", "ranked": ["hope that helps .", "ask me for more .", "dna dna dna ."]},
-    {"prompt": "<bos> explain inflation . <sep>", "ranked": ["imagine bottomless drain .", "hope that helps ."]},
+    {"prompt": PAIRS[0]["prompt"], "ranked": ["hope that helps .", "ask me for more .", "imagine bottomless drain ."]},
+    {"prompt": PAIRS[2]["prompt"], "ranked": ["imagine bottomless drain .", "hope that helps ."]},
 ] * 2
 
 
@@ -391,7 +391,7 @@ def test_bad_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="processing_class has no pad token"):
         SFTTrainer(llama(), train_dataset=rows, processing_class=padless)
     with pytest.raises(ValueError, match="must fill a block of max_length=1024 tokens, got 2 tokens in all"):
-        make("sft", rows=[{"text": "dna ."}], packing=True)
+        make("sft", rows=[{"text": "drain ."}], packing=True)
 
 
 def test_the_default_settings_train():
