@@ -10,12 +10,13 @@ lessons, and lines that share a figure differ in their marker or dash as well.
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -80,3 +81,10 @@ def png(drawn: Figure) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def smooth(values: Sequence[float], window: int) -> np.ndarray:
+    """The mean over `window` neighbours of each value, fewer at the ends: a noisy curve's course, as long as it was."""
+    values = np.asarray(values, float)
+    ones = np.ones(min(window, len(values)))
+    return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")

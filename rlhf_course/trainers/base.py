@@ -266,12 +266,13 @@ class Trainer:
         nothing had happened. A second one stops in the middle of the step. With an `output_dir`, a checkpoint is
         written every `save_steps`, at the end, and on the first interrupt.
         """
+        silent = self.args.disable_tqdm or not self.accelerator.is_main_process
         bar = tqdm(
             total=self.max_steps,
             initial=self.global_step,
             desc=type(self).__name__,
             unit="step",
-            disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
+            **({"disable": True} if silent else {}),  # left out, the environment's TQDM_DISABLE decides
         )
         try:
             with bar:
