@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 
 _GIGABYTE = 1e9
 _TIERS = {
-    "cpu": "every lesson on the tiny model; SmolLM2-135M in small steps",
-    "t4": "every lesson; SmolLM2-135M in fp16, LoRA on models up to 1B or so",
-    "gpu": "every lesson; SmolLM2-135M in bf16, LoRA on larger models",
+    "cpu": "every lesson on the tiny model; real models in small steps",
+    "t4": "every lesson; real models in fp16",
+    "gpu": "every lesson; real models in bf16",
 }
 _EXTRAS = {
     "jupyterlab": "pip install jupyterlab (or make setup): the notebooks need it",
@@ -78,13 +78,19 @@ def _room() -> Iterator[Finding]:
 
     memory = psutil.virtual_memory().available / _GIGABYTE
     enough = memory >= 1
-    yield Finding("ok" if enough else "missing", "memory", f"{memory:.1f} GB free; lessons need 1, SmolLM2-135M 4")
+    yield Finding(
+        "ok" if enough else "missing", "memory", f"{memory:.1f} GB free; lessons need 1, training SmolLM2-135M 5"
+    )
     cache = Path(platformdirs.user_cache_dir("rlhf-course"))
     while not cache.exists():
         cache = cache.parent
     disk = shutil.disk_usage(cache).free / _GIGABYTE
     enough = disk >= 0.1
-    yield Finding("ok" if enough else "missing", "disk", f"{disk:.1f} GB free; SmolLM2-135M takes 0.6, its runs 3")
+    yield Finding(
+        "ok" if enough else "missing",
+        "disk",
+        f"{disk:.1f} GB free; SmolLM2-135M takes 0.6, a run of it that is saved 3",
+    )
 
 
 def _models() -> Iterator[Finding]:
