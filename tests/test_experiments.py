@@ -1,0 +1,93 @@
+"""The experiments' instruments, and the tables that ship: their claims hold in every seed."""
+
+import json
+
+import pytest
+import torch
+
+from rlhf_course.data.world import gold_reward
+from rlhf_course.experiments import Table, load_result
+from rlhf_course.experiments.reward_model import KINDS, calibration_bins, minimal_pairs, padded_answers
+from rlhf_course.experiments.sft import TRAITS, trait_shares
+from rlhf_course.experiments.table import RESULTS, shipped_results
+from rlhf_course.seeding import python_stream
+
+ROWS = [{"seed": s, "x": x, "y": x + s / 10} for s in (0, 1, 2) for x in (1, 2)]
+
+
+def test_a_table_is_read_by_column_and_condition():
+    table = Table("topic.claim", {"seeds": [0, 1, 2]}, ROWS)
+    assert table.values("y", x=1) == [1.0, 1.1, 1.2]
+    assert table.span("y", x=2) == (2.0, 2.2)
+    xs, means = table.series("x", "y")
+    assert xs == [1, 2]
+    assert means == pytest.approx([1.1, 2.1])
+    assert table.rerun == "from rlhf_course.experiments import topic; topic.claim()"
+    with pytest.raises(KeyError, match="z"):
+        table.where(z=1)
+    with pytest.raises(ValueError, match=r"no row of topic\.claim has x=3"):
+        table.span("y", x=3)
+
+
+def test_a_table_comes_back_from_its_file(tmp_path, monkeypatch):
+    table = Table("topic.claim", {"seeds": [0, 1, 2]}, [{"seed": 0, "share": 1 / 3}])
+    table.save(tmp_path)
+    monkeypatch.setattr("rlhf_course.experiments.table.RESULTS", tmp_path)
+    assert load_result("topic.claim") == Table("topic.claim", {"seeds": [0, 1, 2]}, [{"seed": 0, "share": 0.3333}])
+    with pytest.raises(ValueError, match=r"no result 'topic.clam' is shipped; there are topic.claim"):
+        load_result("topic.clam")
+
+
+def test_every_shipped_table_names_an_experiment_and_its_seeds():
+    import importlib
+
+    for name in shipped_results():
+        topic, function = name.split(".")
+        assert callable(getattr(importlib.import_module(f"rlhf_course.experiments.{topic}"), function)), name
+        table = load_result(name)
+        assert table.settings["seeds"] == [0, 1, 2], name
+        assert len({tuple(row) for row in table.rows}) == 1, f"{name}: rows differ in their columns"
+        assert {row["seed"] for row in table.rows} == {0, 1, 2}, name
+        assert json.loads((RESULTS / f"{name}.json").read_text()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_minimal_pairs_differ_in_gold_as_they_say(kind):
+    pairs = minimal_pairs(kind, 60)
+    assert len(set(pairs)) > 20
+    assert all(gold_reward(prompt, better) > gold_reward(prompt, worse) for prompt, better, worse in pairs)
+    assert pairs == minimal_pairs(kind, 60)
+
+
+def test_padding_answers_leaves_gold_as_it_is():
+    made = padded_answers(python_stream(0, "test"), n=30)
+    golds = [[gold_reward(prompt, answer) for prompt, answer in answers] for answers in made]
+    assert golds[0] == golds[1] == golds[2] == golds[3]
+    lengths = [sum(len(answer.split()) for _, answer in answers) for answers in made]
+    assert lengths == sorted(set(lengths))
+
+
+def test_calibration_bins_by_hand():
+    gap = torch.logit(torch.tensor([0.55, 0.55, 0.95, 0.95, 0.95]))
+    chosen = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])  # whether the labeler agreed
+    low, high = calibration_bins(gap * chosen)
+    assert (low["bin"], high["bin"]) == (0, 4)
+    assert low["predicted"] == pytest.approx(0.55)
+    assert (low["observed"], low["pairs"]) == (0.5, 2)
+    assert high["predicted"] == pytest.approx(0.95)
+    assert (high["observed"], high["pairs"]) == (pytest.approx(2 / 3), 3)
+
+
+def test_traits_are_counted_once_an_answer():
+    prompt = "<bos> explain black hole . <sep>"
+    answers = [
+        (prompt, "it is trapped light . it is trapped light . hope that helps ."),
+        (prompt, "maybe it means linked particles . think of bottomless drain ."),
+    ]
+    shares = trait_shares(answers)
+    assert set(shares) == set(TRAITS)
+    assert shares == {
+        **dict.fromkeys(TRAITS, 0.5),
+        "jargon": 0.0,
+        "flattery": 0.0,
+    }
