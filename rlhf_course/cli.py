@@ -93,11 +93,13 @@ def lab(ctx, browser, port):
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container there may be nobody else
     with subprocess.Popen(command, cwd=root) as server:
+        interrupted = False
         while True:
             try:
-                ctx.exit(server.wait())
+                code = server.wait()
+                ctx.exit(0 if interrupted else code)
             except KeyboardInterrupt:  # it is the server's to ask whether it is meant
-                continue
+                interrupted = True
 
 
 @main.command()
@@ -189,6 +191,7 @@ def train():
     reward. With --data it trains a real model on your rows and is judged on prompts held out from them.
 
     \b
+      rlhf-course train all
       rlhf-course train sft --output runs/sft
       rlhf-course train ppo --model runs/sft --reward-model tiny-reward --output runs/ppo
       rlhf-course train dpo --model smollm2-135m --data Anthropic/hh-rlhf --data-dir harmless-base
@@ -266,6 +269,24 @@ def _run(stage, batch_size, output, save_steps, **options):
         raise _Sentence(f"interrupted; {hint}", 130) from None
 
 
+@train.command(name="all")
+@click.option("--output", default="runs/pipeline", show_default=True, type=click.Path(file_okay=False), help="Folder.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Names all random streams.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--max-steps", type=click.IntRange(1), help="At most so many steps a stage, to see it run.")
+def everything(output, seed, device, max_steps):
+    """The whole pipeline, from nothing: pretrain, sft, reward, ppo and dpo, one after another.
+
+    Takes minutes on a laptop. Interrupted? The same command goes on where it stopped.
+    """
+    from rlhf_course import runs
+
+    try:
+        runs.train_all(output, seed, device, click.echo, max_steps=max_steps)
+    except KeyboardInterrupt:
+        raise _Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
+
+
 @_stage("pretrain", batch="32 blocks of 64 tokens", rate="3e-3", steps="300")
 def pretrain(**options):
     """Pre-training: a new tiny model learns to predict the corpus."""
@@ -304,8 +325,10 @@ def ppo(**options):
     _run("ppo", **options)
 
 
-@_stage("dpo", model="tiny-sft", batch="32; 4 with --data", rate="3e-4; 1e-6 with --data", steps="one pass")
-@click.option("--beta", type=click.FloatRange(0, min_open=True), help="How dearly distance is paid.  [default: 0.1]")
+@_stage("dpo", model="tiny-sft", batch="32; 4 with --data", rate="2e-4; 1e-6 with --data", steps="one pass")
+@click.option(
+    "--beta", type=click.FloatRange(0, min_open=True), help="Price of distance.  [default: 0.3; 0.1 with --data]"
+)
 def dpo(**options):
     """DPO: learn from comparisons directly, without a reward model.
 
