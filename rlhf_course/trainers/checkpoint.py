@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlhf_course._hub import quiet_loading
 from rlhf_course.trainers.history import History
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     for left_over in (fresh, old):
         shutil.rmtree(left_over, ignore_errors=True)
     fresh.mkdir(parents=True)
-    trainer.model.save_pretrained(fresh)
-    trainer.tokenizer.save_pretrained(fresh)
+    with quiet_loading():  # nor a progress bar for each file that is written
+        trainer.model.save_pretrained(fresh)
+        trainer.tokenizer.save_pretrained(fresh)
     tensors = {
         "weights": {name: p.detach() for name, p in trainer.trained_parameters().items()},
         "optimizer": trainer.optimizer.state_dict(),

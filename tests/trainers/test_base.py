@@ -394,6 +394,14 @@ def test_bad_arguments_are_refused_by_name():
         make("sft", rows=[{"text": "drain ."}], packing=True)
 
 
+def test_running_out_of_memory_says_what_to_lower():
+    def greedy(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="lower per_device_train_batch_size"):
+        make("sft", loss_fn=greedy).train()
+
+
 def test_the_default_settings_train():
     trainer = SFTTrainer(llama(), train_dataset=SFT_ROWS, processing_class=TOKENIZER, args=SFTConfig(disable_tqdm=True))
     assert trainer.max_steps == 1

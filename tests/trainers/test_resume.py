@@ -1,6 +1,7 @@
 """A run that is killed at any step and resumed is the uninterrupted run, bit for bit."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -145,6 +146,12 @@ def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path):
         trainer.train()
     assert trainer.global_step == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_training_works_outside_the_main_thread():
+    trainer = make("sft")
+    with ThreadPoolExecutor() as pool:
+        assert len(pool.submit(trainer.train).result()) == 1
 
 
 @pytest.mark.parametrize("name", ["sft dropout", "reward", "dpo"])

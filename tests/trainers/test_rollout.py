@@ -94,7 +94,8 @@ def test_scores_of_a_function_and_of_a_model():
     model = reward_model()
     with torch.no_grad():
         of_model = score_rollout(model, rollout, TOKENIZER)
-        by_row = [by_hand.scalars(model, sum(parts(rollout, i), []))[-1] for i in range(len(ROWS))]
+        texts = [parts(rollout, i) for i in range(len(ROWS))]
+        by_row = [by_hand.scalars(model, prompt + completion)[-1] for prompt, completion in texts]
     torch.testing.assert_close(of_model, torch.stack(by_row), rtol=1e-4, atol=1e-6)
 
 
