@@ -105,6 +105,43 @@ def train(run: Run, say: Say = print) -> dict[str, float]:
     return results
 
 
+def train_all(output: str, seed: int = 0, device: str = "auto", say: Say = print, **settings: Any) -> None:
+    """The whole pipeline of the small world, from nothing: one folder a stage in `output`, each on the one before it.
+
+    A stage that is there already is not trained again, and one that was interrupted goes on where it stopped.
+
+    Raises:
+        ValueError: a folder holds a stage of another seed.
+    """
+    folder = Path(output)
+    begins_with = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "dpo": "sft"}
+    for stage in pipeline.STAGES:
+        target = folder / stage
+        start = str(folder / begins_with[stage]) if stage in begins_with else None
+        run = Run(
+            stage,
+            model=start,
+            reward_model=str(folder / "reward") if stage == "ppo" else None,
+            seed=seed,
+            device=device,
+            output=str(target),
+            resume=bool(checkpoints(target)),
+            settings={"save_steps": 50, **settings},
+        )
+        if _finished(target):
+            _check_same_run(run, target)
+            say(f"{stage}: {target} is there already")
+        else:
+            train(run, say)
+
+
+def _finished(folder: Path) -> bool:
+    try:
+        return "results" in json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
 # ---------------------------------------------------------------------- the small world
 
 
