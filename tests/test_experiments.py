@@ -91,3 +91,53 @@ def test_traits_are_counted_once_an_answer():
         "jargon": 0.0,
         "flattery": 0.0,
     }
+
+
+# ---------------------------------------------------------------------- what the shipped tables must show, in every seed
+
+
+def by_seed(table, column, **where):
+    return {row["seed"]: row[column] for row in table.where(**where)}
+
+
+def test_a_reward_model_ranks_better_than_its_labels():
+    table = load_result("reward_model.data_scaling")
+    model = by_seed(table, "rm_gold_accuracy", rankings=5_000)
+    assert min(model.values()) > 0.8
+    assert min(table.values("difference_low", rankings=5_000)) > 0
+    assert max(table.values("difference", rankings=300)) < 0
+    labels = by_seed(table, "label_gold_accuracy", rankings=5_000)
+    assert all(0.77 < share < 0.85 for share in labels.values())
+    new = by_seed(table, "new_rm_gold_accuracy", rankings=5_000)
+    assert all(new[seed] < model[seed] - 0.1 for seed in model)
+
+
+def test_style_is_learnt_before_truth():
+    table = load_result("reward_model.style_before_truth")
+    for kind in ("jargon", "closing", "hedge"):
+        assert min(table.values("accuracy", kind=kind, step=78)) > 0.9, kind
+    assert max(table.values("accuracy", kind="right fact", step=78)) < 0.6
+    assert min(table.values("accuracy", kind="right fact", step=598)) > 0.85
+    assert max(table.values("accuracy", kind="right analogy", step=598)) < 0.75
+
+
+def test_the_reward_model_is_calibrated_where_it_was_trained():
+    table = load_result("reward_model.calibration")
+    assert all(abs(row["predicted"] - row["observed"]) < 0.07 for row in table.rows)
+    assert min(table.values("pairs")) > 200
+
+
+def test_imitation_copies_wrong_facts_too():
+    table = load_result("sft.more_demonstrations")
+    theirs = table.settings["demonstrators"]
+    for share in table.values("wrong fact", demonstrations=16_000):
+        assert share == pytest.approx(theirs["wrong fact"], abs=0.04)
+    for gold in table.values("gold", demonstrations=16_000):
+        assert theirs["gold"] - 0.4 < gold < theirs["gold"] + 0.2
+
+
+def test_batches_of_like_length_shorten_answers():
+    table = load_result("sft.length_grouping")
+    alike, random = by_seed(table, "words", group_by_length=True), by_seed(table, "words", group_by_length=False)
+    assert all(alike[seed] < random[seed] - 2 for seed in alike)
+    assert all(abs(words - table.settings["demonstrators"]["words"]) < 1 for words in random.values())

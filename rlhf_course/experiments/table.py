@@ -64,7 +64,7 @@ class Table:
         return path
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if not isinstance(value, dict))
         return f"{self.name}: {len(self.rows)} measurements ({settings}). Again: {self.rerun}"
 
     def _repr_html_(self) -> str:
