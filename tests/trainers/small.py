@@ -45,6 +45,16 @@ def llama(seed=0, **changes):
     return model
 
 
+def brief_llama():
+    """A model that ends about every third answer at each token: answers of very different lengths."""
+    model = llama(tie_word_embeddings=False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] += 2.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[TOKENIZER.eos_token_id, 0] = 1.3
+    return model
+
+
 def gpt2(seed=0, dropout=0.1):
     torch.manual_seed(seed)
     rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)

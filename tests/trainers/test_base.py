@@ -17,6 +17,7 @@ from trainers.small import (
     SFT_ROWS,
     TOKENIZER,
     assert_same_weights,
+    brief_llama,
     gpt2,
     llama,
     lora,
@@ -71,6 +72,7 @@ ACCUMULATION = {
     **{f"{method} loss_fn": {"method": method, "loss_fn": FUNCTIONS[method]} for method in METHODS},
     "reward rankings": {"method": "reward", "rows": RANKINGS},
     "sft gpt2": {"method": "sft", "model": lambda: gpt2(dropout=0.0)},
+    "ppo of all lengths": {"method": "ppo", "model": brief_llama, "value_warmup_steps": 0},
     "ppo reward model": {"method": "ppo", "reward_funcs": reward_model(1), "num_mini_batches": 2},
     "dpo lora": {"method": "dpo", "model": lora},
 }

@@ -81,21 +81,21 @@ def assert_same(found, expected, place="run"):
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_any_step_and_resumed_is_the_uninterrupted_run(name, tmp_path):
     settings = {"max_steps": STEPS, "logging_steps": 3, "eval_steps": 2}
-    torch.manual_seed(1)
-    whole = CASES[name](**settings)
-    whole.train()
-    torch.manual_seed(2)  # what the process drew before must not matter
-    saving = CASES[name](**settings, output_dir=str(tmp_path), save_steps=1)
-    saving.train()
-    assert_same(everything(saving), everything(whole))
-    assert len(whole.history) > 1
+
+    def run(seed, step=0, **saving):
+        trainer = CASES[name](**settings, **saving)
+        torch.manual_seed(seed)  # what the process draws besides must not matter
+        if step:
+            trainer.resume(tmp_path / f"checkpoint-{step}")
+            assert trainer.global_step == step
+        trainer.train()
+        return everything(trainer)
+
+    whole = run(seed=1)
+    assert len(whole["history"]) > 1
+    assert_same(run(seed=2, output_dir=str(tmp_path), save_steps=1), whole)
     for step in (1, 4):
-        torch.manual_seed(step + 3)
-        resumed = CASES[name](**settings)
-        resumed.resume(tmp_path / f"checkpoint-{step}")
-        assert resumed.global_step == step
-        resumed.train()
-        assert_same(everything(resumed), everything(whole))
+        assert_same(run(seed=3, step=step), whole)
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir()), "nothing half-written is left"
 
 
