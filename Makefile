@@ -35,8 +35,11 @@ lint: setup
 	$(BIN)/ruff check rlhf_course tests solutions benchmarks
 	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks
 
+# The learner's notebooks run in a rehearsal: every run cut short, and progress kept out of the way.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	home=$$(mktemp -d) && OMP_NUM_THREADS=1 RLHF_COURSE_FAST=1 RLHF_COURSE_HOME=$$home \
+	  $(BIN)/pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks && rm -r $$home
 
 test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
