@@ -93,7 +93,7 @@ def test_traits_are_counted_once_an_answer():
     }
 
 
-# ---------------------------------------------------------------------- what the shipped tables must show, in every seed
+# ---------------------------------------------------------------------- what the tables must show, in every seed
 
 
 def by_seed(table, column, **where):
@@ -141,3 +141,16 @@ def test_batches_of_like_length_shorten_answers():
     alike, random = by_seed(table, "words", group_by_length=True), by_seed(table, "words", group_by_length=False)
     assert all(alike[seed] < random[seed] - 2 for seed in alike)
     assert all(abs(words - table.settings["demonstrators"]["words"]) < 1 for words in random.values())
+
+
+def test_the_reward_model_outlives_flipped_labels():
+    table = load_result("reward_model.label_noise")
+    assert min(table.values("difference_low", flip_rate=0.4)) > 0.1
+    assert min(table.values("rm_gold_accuracy", flip_rate=0.4)) > 0.7
+    assert max(table.values("label_gold_accuracy", flip_rate=0.4)) < 0.6
+
+
+def test_labelers_who_like_length_make_a_model_that_pays_for_it():
+    table = load_result("reward_model.length_bias")
+    assert min(table.values("reward", bias=0.05, sentences=3)) > 0.1
+    assert max(table.values("reward", bias=0.0, sentences=3)) < 0
