@@ -20,25 +20,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from rlhf_course.generation import generate
+from rlhf_course.models.tiny import tiny_config
 
-PAD, STOP, VOCABULARY, PROMPT, LONGEST = 0, 3, 222, 6, 48
+PAD, STOP, VOCABULARY = (getattr(tiny_config(), name) for name in ("pad_token_id", "eos_token_id", "vocab_size"))
+PROMPT, LONGEST = 6, 48
 MEAN_LENGTH, LENGTH_SD = 21.0, 9.5
 
 
 def config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        pad_token_id=PAD,
-        bos_token_id=1,
-        eos_token_id=None,
-    )
+    """The tiny model's, but that nothing ends a completion unless a case asks for it."""
+    course = tiny_config()
+    course.eos_token_id = None
+    return course
 
 
 class StoppingModel(LlamaForCausalLM):
