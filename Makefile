@@ -35,14 +35,22 @@ lint: setup
 	$(BIN)/ruff check rlhf_course tests solutions benchmarks
 	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks
 
-# The learner's notebooks run in a rehearsal: every run cut short, and progress kept out of the way.
+# Each worker has one thread. A lesson stays with one worker, so two lessons are run at a time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+NBVAL  := -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
+# Progress made by a test is kept out of the way.
+ASIDE  := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && TQDM_DISABLE=1 RLHF_COURSE_HOME=$$home
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
-	home=$$(mktemp -d) && OMP_NUM_THREADS=1 RLHF_COURSE_FAST=1 RLHF_COURSE_HOME=$$home \
-	  $(BIN)/pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks && rm -r $$home
+	@echo "== 1 of 3: the suite: package, notebooks' structure, browser, Colab's versions"
+	$(PYTEST)
+	@echo "== 2 of 3: the learner's notebooks, every cell, in a rehearsal (runs cut short)"
+	$(ASIDE) RLHF_COURSE_FAST=1 $(PYTEST) -q $(NBVAL) notebooks
+	@echo "== 3 of 3: the solutions in full; the printed numbers that the text quotes are compared"
+	$(ASIDE) $(PYTEST) -q $(NBVAL) solutions
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser"
 
 clean:
 	rm -rf $(VENV)
