@@ -17,6 +17,8 @@ BETAS = (0.0, 0.02, 0.05, 0.1, 0.3, 1.0)
 #: Twice the pipeline's PPO, and some more: long enough to see what comes after the peak.
 STEPS, STEPS_BETWEEN_LOOKS = 180, 10
 FRESH_ANSWERS = 256
+#: The prompt whose answer every look keeps.
+ASKED = WORLD.prompts("train")[0]
 
 
 def stages(seeds: Sequence[int] = SEEDS) -> Table:
@@ -50,8 +52,10 @@ def kl_price(seeds: Sequence[int] = SEEDS, betas: Sequence[float] = BETAS, steps
     rows = [
         {"seed": seed, "beta": beta, **look} for seed in seeds for beta in betas for look in ppo_run(seed, beta, steps)
     ]
-    settings = {"seeds": list(seeds), **pipeline.SETTINGS["ppo"], "max_steps": steps, "fresh_answers": FRESH_ANSWERS}
-    return Table("pipeline.kl_price", {name: x for name, x in settings.items() if name != "kl_coef"}, rows)
+    ppo = pipeline.settings("ppo", max_steps=steps)
+    del ppo["kl_coef"]
+    settings = {"seeds": list(seeds), **ppo, "fresh_answers": FRESH_ANSWERS, "prompt": ASKED}
+    return Table("pipeline.kl_price", settings, rows)
 
 
 def ppo_run(seed: int, beta: float, steps: int = STEPS, every: int = STEPS_BETWEEN_LOOKS) -> list[dict[str, Any]]:
@@ -60,7 +64,7 @@ def ppo_run(seed: int, beta: float, steps: int = STEPS, every: int = STEPS_BETWE
     Returns:
         A dict a look, the first before any step: `step`; `kl`, nats an answer from the SFT model; `proxy`, the reward
         model's mean score, and `gold`, the mean gold reward, of the same fresh answers; `length`, their tokens;
-        `answer`, one of them, always to the same prompt.
+        `answer`, one to the prompt `ASKED`, always of the same random numbers.
     """
     sft, judge = trained("sft", seed), trained("reward", seed)
     stream = derive_seed(seed, "looks")
@@ -70,7 +74,7 @@ def ppo_run(seed: int, beta: float, steps: int = STEPS, every: int = STEPS_BETWE
         found = evaluate_policy(
             policy, world_tokenizer(), ref_model=sft, reward_model=judge, n=FRESH_ANSWERS, seed=stream
         )
-        (answer,) = sample_answers(policy, world_tokenizer(), WORLD.prompts("train")[:1], stream)
+        (answer,) = sample_answers(policy, world_tokenizer(), [ASKED], stream)
         kept = {name: found[name] for name in ("kl", "proxy", "gold", "length")}
         looks.append({"step": step, **kept, "answer": answer.text})
 

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from rlhf_course.learn.labs.base import Lab
 from rlhf_course.losses import reward_loss
+from rlhf_course.plots import COLOURS
 
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's palette
+_MODEL, _VOTE = COLOURS["reward model"], COLOURS["labels"]
 
 
 class BradleyTerry(Lab):
@@ -29,13 +30,13 @@ class BradleyTerry(Lab):
         x = gaps.detach().numpy()
 
         left, right = figure.subplots(1, 2)
-        left.plot(x, gaps.detach().sigmoid().numpy(), color=_BLUE)
-        left.plot([gap], [probability], "o", color=_ORANGE)
+        left.plot(x, gaps.detach().sigmoid().numpy(), color=_MODEL)
+        left.plot([gap], [probability], "o", color=_VOTE)
         left.set_title(f"A gap of {gap:+.1f} is a preference of {100 * probability:.1f} %")
         left.set_ylabel("P(chosen ≻ rejected)")
-        right.plot(x, losses.detach().numpy(), color=_BLUE, label="loss (nats)")
-        right.plot(x, pulls.numpy(), "--", color=_ORANGE, label="pull on the gap, −d loss / d gap")
-        right.plot([gap, gap], [loss, 1 - probability], "o", color="black")
+        right.plot(x, losses.detach().numpy(), color=_MODEL, label="loss (nats)")
+        right.plot(x, pulls.numpy(), "--", color=_VOTE, label="pull on the gap, −d loss / d gap")
+        right.plot([gap, gap], [loss, 1 - probability], "o", color=_VOTE)
         right.set_title(f"It costs {loss:.3f} and pulls with {1 - probability:.3f}")
         right.legend(frameon=False)
         for axes in (left, right):
