@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_course.data.world import WORLD, gold_reward
+from rlhf_course.evaluation import Answer
 from rlhf_course.learn.side_by_side import SideBySide
 from rlhf_course.models import load_policy
 
@@ -33,6 +34,7 @@ def test_the_same_seed_gives_the_same_table(table):
     assert other.answers["sft"] != table.answers["sft"]
 
 
-def test_an_answer_that_was_cut_off_says_so(table):
-    cut = [answer for answer in table.answers["base"] if not answer.ended]
-    assert cut and all(f"{answer.text} …" in table._repr_html_() for answer in cut)
+def test_an_answer_that_was_cut_off_says_so(table, monkeypatch):
+    cut = Answer(PROMPTS[0], "it is trapped", ended=False)
+    monkeypatch.setitem(table.answers, "sft", [cut, cut])
+    assert "it is trapped …" in table._repr_html_() and "it is trapped …" in repr(table)
