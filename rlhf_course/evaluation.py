@@ -131,8 +131,8 @@ def reward_accuracy(reward_model: nn.Module, tokenizer, comparisons: Sequence[di
     """How a reward model and the labels it learned from rank held-out pairs, by the gold reward.
 
     Args:
-        comparisons: rows with `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`. Those whose two
-            answers are the same are left out: no model can tell them apart.
+        comparisons: rows with `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, and `ended` if answers
+            were cut off. Those whose two answers are the same are left out: no model can tell them apart.
 
     Returns:
         On the pairs that are not tied in gold: `rm_gold_accuracy` and `label_gold_accuracy`, the shares in gold order;
@@ -144,7 +144,7 @@ def reward_accuracy(reward_model: nn.Module, tokenizer, comparisons: Sequence[di
         ValueError: where fewer than two pairs are left that differ in gold.
     """
     columns = ("prompt", "chosen", "rejected", "gold_chosen", "gold_rejected")
-    pairs = [{name: row[name] for name in columns} for row in comparisons]
+    pairs = [{**{name: row[name] for name in columns}, "ended": row.get("ended", (True, True))} for row in comparisons]
     rows = tokenize_rankings(pairs, tokenizer, max_length=1_000_000)
     gold_gaps = np.array([row["gold_chosen"] - row["gold_rejected"] for row in rows])
     untied = np.abs(gold_gaps) > 1e-9

@@ -7,7 +7,7 @@ With data it trains on real text, and what it learned is measured on prompts hel
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from rlhf_course.data.world import world_tokenizer
 from rlhf_course.device import pick_device
 from rlhf_course.evaluation import evaluate_policy, reward_accuracy, wilson_interval
 from rlhf_course.models import RewardModel, load_policy, load_reward_model, weights_note
+from rlhf_course.models.tiny import TINY_MODELS
 from rlhf_course.seeding import derive_seed, numpy_stream
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.checkpoint import checkpoints
@@ -46,8 +47,10 @@ REAL_SETTINGS: dict[str, dict[str, Any]] = {
         "response_length": 64,
     },
 }
-#: The models a stage begins with, in the small world; with data it is REAL_MODEL.
-PREDECESSORS = {"sft": "tiny-base", "reward": "tiny-sft", "ppo": "tiny-sft", "dpo": "tiny-sft"}
+#: The stage whose model a stage begins with.
+BEGINS_WITH = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "dpo": "sft"}
+#: What a stage begins with where no model is named: in the small world a shipped one, with data REAL_MODEL.
+PREDECESSORS = {stage: TINY_MODELS[pipeline.STAGES.index(before)] for stage, before in BEGINS_WITH.items()}
 REAL_MODEL = "smollm2-135m"
 
 Say = Callable[[str], None]
@@ -105,8 +108,15 @@ def train(run: Run, say: Say = print) -> dict[str, float]:
     return results
 
 
-def train_all(output: str, seed: int = 0, device: str = "auto", say: Say = print, **settings: Any) -> None:
-    """The whole pipeline of the small world, from nothing: one folder a stage in `output`, each on the one before it.
+def train_all(
+    output: str,
+    seed: int = 0,
+    device: str = "auto",
+    say: Say = print,
+    stages: Sequence[str] = pipeline.STAGES,
+    **settings: Any,
+) -> None:
+    """The pipeline of the small world, from nothing: one folder a stage in `output`, each on the one before it.
 
     A stage that is there already is not trained again, and one that was interrupted goes on where it stopped.
 
@@ -114,10 +124,9 @@ def train_all(output: str, seed: int = 0, device: str = "auto", say: Say = print
         ValueError: a folder holds a stage of another seed.
     """
     folder = Path(output)
-    begins_with = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "dpo": "sft"}
-    for stage in pipeline.STAGES:
+    for stage in stages:
         target = folder / stage
-        start = str(folder / begins_with[stage]) if stage in begins_with else None
+        start = str(folder / BEGINS_WITH[stage]) if stage in BEGINS_WITH else None
         run = Run(
             stage,
             model=start,
@@ -365,11 +374,16 @@ def _write(run: Run, trainer: Trainer, results: dict[str, float]) -> None:
             "settings": {name: value for name, value in asdict(trainer.args).items() if name not in here},
             "steps": trainer.global_step,
             "results": results,
-            "versions": {name: version(name) for name in ("rlhf-course", "torch", "transformers")},
+            "versions": versions(),
         },
     )
     for left in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*.writing")):
         shutil.rmtree(left)
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    return {name: version(name) for name in ("rlhf-course", "torch", "transformers")}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

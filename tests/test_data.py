@@ -92,6 +92,11 @@ def test_empty_completion_is_its_end():
     assert tokens(letters(), encode_prompt_completion(letters(), "ab", "")) == (["a", "b"], ["<end>"])
 
 
+def test_a_completion_that_was_cut_off_has_no_end():
+    assert tokens(letters(), encode_prompt_completion(letters(), "ab", "cb", ended=False)) == (["a", "b"], ["c", "b"])
+    assert tokens(letters(), encode_prompt_completion(letters(), "ab", "", ended=False)) == (["a", "b"], ["<end>"])
+
+
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_chat_messages(adds_bos):
     tokenizer = letters(chat=True, adds_bos=adds_bos)

@@ -190,6 +190,13 @@ def test_tokenize_preferences():
     }
 
 
+def test_an_answer_that_was_cut_off_gets_no_end():
+    row = {"prompt": "<bos> explain gravity . <sep>", "chosen": "it is", "rejected": "it", "ended": (False, True)}
+    (tokenized,) = tokenize_preferences([row], world_tokenizer(), max_length=20)
+    shown = [world_tokenizer().decode(tokenized[name]) for name in ("chosen_ids", "rejected_ids")]
+    assert shown == ["it is", "it <eos>"]
+
+
 def test_split_keeps_prompts_apart():
     rows = [{"prompt": f"p{i % 20}", "n": i} for i in range(200)]
     train, held_out = split_train_eval(rows, 0.2, seed=1)

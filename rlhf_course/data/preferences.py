@@ -102,14 +102,16 @@ def tokenize_preferences(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTo
 
     Returns:
         The rows, with `prompt_ids`, `chosen_ids` and `rejected_ids` added, lists of integers. An answer ends
-        in the end-of-sequence token unless it was cut.
+        in the end-of-sequence token unless it was cut, here or before: a row may say in `ended`, two booleans, whether
+        its chosen and its rejected answer came to their end.
     """
     check_count("max_length", max_length, low=2)
     rows = preference_rows(rows)
     kept, dropped = [], dropped_before(rows)
     for row in rows:
-        prompt_ids, chosen_ids = encode_prompt_completion(tokenizer, row["prompt"], row["chosen"])
-        _, rejected_ids = encode_prompt_completion(tokenizer, row["prompt"], row["rejected"])
+        chosen_ended, rejected_ended = row.get("ended", (True, True))
+        prompt_ids, chosen_ids = encode_prompt_completion(tokenizer, row["prompt"], row["chosen"], chosen_ended)
+        _, rejected_ids = encode_prompt_completion(tokenizer, row["prompt"], row["rejected"], rejected_ended)
         room = max_length - len(prompt_ids)
         chosen_ids, rejected_ids = chosen_ids[: max(room, 0)], rejected_ids[: max(room, 0)]
         if room < 1:

@@ -30,9 +30,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) ->
 
 
 def encode_prompt_completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, completion: str | Messages
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, completion: str | Messages, ended: bool = True
 ) -> tuple[list[int], list[int]]:
-    """The ids of a prompt and of its completion, which ends in exactly one end-of-sequence token.
+    """The ids of a prompt and of its completion, which ends in exactly one end-of-sequence token if it `ended`.
 
     The two texts are encoded joined, as a model saw text in pre-training: in most vocabularies " yes" is one
     token inside a sentence. Where the tokenizer merges letters across the boundary, so that the joined ids do
@@ -44,6 +44,7 @@ def encode_prompt_completion(
             token, the prompt gets one, and no second one if its text has it already.
         prompt: a string, or chat messages (with the template's opening of the assistant's turn after them).
         completion: of the prompt's kind; chat messages must end with one of role "assistant".
+        ended: False for a text that was cut off: it gets no end-of-sequence token, unless it would be empty.
 
     Returns:
         (prompt_ids, completion_ids), two lists of integers. `prompt_ids` equals `encode_prompt(...)`.
@@ -86,7 +87,9 @@ def encode_prompt_completion(
         end = len(completion_ids) - completion_ids[::-1].index(eos)
         if not tokenizer.decode(completion_ids[end:]).strip():
             completion_ids = completion_ids[:end]
-    if completion_ids[-1:] != [eos]:
+    if completion_ids[-1:] == [eos]:
+        completion_ids.pop()
+    if ended or not completion_ids:
         completion_ids.append(eos)
     return prompt_ids, completion_ids
 

@@ -36,6 +36,11 @@ BATCHES_SORTED_TOGETHER = 16
 REHEARSAL_STEPS = 5
 
 
+def in_rehearsal() -> bool:
+    """Whether RLHF_COURSE_FAST=1 cuts every run short."""
+    return os.environ.get("RLHF_COURSE_FAST") == "1"
+
+
 class Trainer:
     """Trains `model` on `train_dataset`; subclasses are the methods.
 
@@ -236,8 +241,7 @@ class Trainer:
         steps = self.args.max_steps
         if steps == -1:
             steps = math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
-        rehearsal = os.environ.get("RLHF_COURSE_FAST") == "1"
-        return min(steps, REHEARSAL_STEPS) if rehearsal else steps
+        return min(steps, REHEARSAL_STEPS) if in_rehearsal() else steps
 
     def batch(self, step: int) -> Rows:
         """The rows of a step. They follow from seed and step alone, so that a resumed run needs no replay."""

@@ -25,7 +25,8 @@ class TrainingConfig:
         warmup_steps: steps in which the learning rate rises to its peak.
         weight_decay, adam_beta1, adam_beta2: of AdamW.
         max_grad_norm: gradients are scaled down to this norm.
-        group_by_length: draw batches of rows of similar length: less padding, the same rows.
+        group_by_length: draw batches of rows of similar length, for less padding. Where the loss is a mean over a
+            batch's tokens, a token of a batch of short answers then weighs more: SFT comes to write short answers.
         max_length: longest prompt with completion, in tokens; what is longer is cut at the end.
         bf16, fp16: mixed precision; both None: what the device is good at.
         gradient_checkpointing: recompute activations to save memory.
@@ -50,7 +51,7 @@ class TrainingConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
-    group_by_length: bool = True
+    group_by_length: bool = False
     max_length: int = 1024
     bf16: bool | None = None
     fp16: bool | None = None

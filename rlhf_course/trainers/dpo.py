@@ -27,11 +27,9 @@ class DPOConfig(TrainingConfig):
         loss_type: "sigmoid" (DPO), "hinge", "robust", or "ipo" (which averages over tokens, as TRL does).
         label_smoothing: the share of labels taken to be flipped (conservative DPO; with "robust", Chowdhury et al.).
         reference_free: leave the reference out.
-        group_by_length: off. On the small world, batches of long pairs alone made the policy drift further.
     """
 
     learning_rate: float = 2e-4
-    group_by_length: bool = False
     warmup_steps: int = 10
     beta: float = 0.1
     loss_type: str = "sigmoid"

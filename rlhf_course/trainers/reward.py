@@ -24,9 +24,11 @@ class RewardConfig(TrainingConfig):
 
     Attributes:
         center_rewards_coefficient: weight of the term that keeps rewards around 0 (0.01 is usual); None is off.
+        group_by_length: on. The loss is a mean over pairs, so short answers weigh as much as long ones.
     """
 
     warmup_steps: int = 20
+    group_by_length: bool = True
     center_rewards_coefficient: float | None = None
 
     def __post_init__(self):
@@ -39,8 +41,9 @@ class RewardTrainer(Trainer):
     """Fits a `RewardModel` to comparisons by Bradley–Terry.
 
     Rows: `prompt`, `chosen`, `rejected`, and optionally `margin`; or `prompt` and `ranked`, K completions from best
-    to worst, which stand for K(K − 1)/2 pairs. A ranking's pairs stay in one batch and each of its answers is run
-    through the model once (Ouyang et al. 2022, §3.5: shuffled into one pile, the pairs overfit).
+    to worst, which stand for K(K − 1)/2 pairs. `ended`, K booleans in that order, says which of them came to their end
+    and were not cut off; left out, all did. A ranking's pairs stay in one batch and each of its answers is run through
+    the model once (Ouyang et al. 2022, §3.5: shuffled into one pile, the pairs overfit).
 
     `loss_fn(chosen_rewards, rejected_rewards)` takes the rewards of P pairs, (P,) each.
     """
@@ -108,7 +111,10 @@ def _encode_rankings(dataset, tokenizer, max_length: int) -> Rows:
         prompt, ranked = required(row, "prompt"), required(row, "ranked")
         if not isinstance(ranked, list | tuple) or len(ranked) < 2:
             raise ValueError(f"ranked must be a list of at least two completions, best first, got {ranked!r}")
-        encoded = [encode_prompt_completion(tokenizer, prompt, completion) for completion in ranked]
+        ended = row.get("ended", [True] * len(ranked))
+        if len(ended) != len(ranked):
+            raise ValueError(f"ended must say of each of the {len(ranked)} completions whether it ended, got {ended!r}")
+        encoded = [encode_prompt_completion(tokenizer, prompt, *answer) for answer in zip(ranked, ended)]
         prompt_ids = encoded[0][0]
         room = max_length - len(prompt_ids)
         ranked_ids = [ids[: max(room, 0)] for _, ids in encoded]

@@ -57,6 +57,18 @@ def test_a_ranking_is_its_pairs_and_each_answer_is_scored_once():
     assert one.history.last("accuracy") == pytest.approx(other.history.last("accuracy"))
 
 
+def test_an_answer_that_was_cut_off_gets_no_end():
+    row = {
+        "prompt": PAIRS[0]["prompt"],
+        "ranked": ["hope that helps .", "hope that", "ask"],
+        "ended": [True, False, False],
+    }
+    ids = make("reward", rows=[row, row]).train_rows[0]["ranked_ids"]
+    assert [TOKENIZER.decode(answer) for answer in ids] == ["hope that helps . <eos>", "hope that", "ask"]
+    with pytest.raises(ValueError, match="ended must say of each of the 3 completions"):
+        make("reward", rows=[{**row, "ended": [True]}])
+
+
 def test_rankings_that_say_nothing_are_dropped_and_counted():
     again = {"prompt": PAIRS[0]["prompt"], "ranked": ["hope .", "ask me .", "hope ."]}
     rows = [*RANKINGS, again, {**again, "ranked": ["hope .", "hope .", "ask me ."]}]

@@ -113,7 +113,7 @@ def test_a_ranking_has_every_answer_once_with_its_own_gold():
     rows = label_rankings(groups_of(FOUR, 50), Labeler(), seed=0)
     worth = dict(zip(FOUR, FOUR_GOLD))
     for row in rows:
-        assert set(row) == {"prompt", "ranked", "gold"}
+        assert set(row) == {"prompt", "ranked", "ended", "gold"}
         assert sorted(row["ranked"]) == sorted(FOUR) and row["prompt"] == PROMPT
         assert row["gold"] == [worth[answer] for answer in row["ranked"]]
 
@@ -128,6 +128,7 @@ def test_an_answer_cut_off_is_judged_as_one():
     group = {"prompt": PROMPT, "answers": ["there is much to say", "this comes up often"], "ended": [False, True]}
     (row,) = label_rankings([group], Labeler(temperature=1e-6), seed=0, calibrate=False)
     assert (row["chosen"], row["gold"]) == ("this comes up often", [0.0, -0.5])
+    assert row["ended"] == [True, False]
     assert Labeler().utility(PROMPT, FACT, ended=False) == 0.5
 
 

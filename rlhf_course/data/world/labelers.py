@@ -90,8 +90,8 @@ def label_rankings(groups: list[dict], labeler: Labeler, seed: int, calibrate: b
         seed: names the streams of labels, which are independent of all others.
 
     Returns:
-        Rows with `prompt`, `ranked` (K texts) and, for judging only, `gold` (K numbers in the same order). For K = 2
-        also `chosen`, `rejected`, `gold_chosen`, `gold_rejected`.
+        Rows with `prompt`, `ranked` (K texts), `ended` (K booleans in that order) and, for judging only, `gold` (K
+        numbers likewise). For K = 2 also `chosen`, `rejected`, `gold_chosen`, `gold_rejected`.
     """
     if not groups:
         raise ValueError("groups is empty: there is nothing to rank")
@@ -116,6 +116,7 @@ def label_rankings(groups: list[dict], labeler: Labeler, seed: int, calibrate: b
         row = {
             "prompt": group["prompt"],
             "ranked": [group["answers"][i] for i in places],
+            "ended": [group["ended"][i] for i in places],
             "gold": [gold[i] for i in places],
         }
         if len(places) == 2:

@@ -1,0 +1,59 @@
+"""The models that experiments begin with: the pipeline's, from pre-training on, for any seed.
+
+They are trained once and kept in the user's cache folder, as `rlhf-course train all` would write them, so that twenty
+experiments share them and an interrupted one goes on where it stopped.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import platformdirs
+from torch import nn
+
+from rlhf_course import pipeline, runs
+from rlhf_course.models import load_policy, load_reward_model
+from rlhf_course.trainers.base import in_rehearsal
+
+
+def trained(stage: str, seed: int) -> nn.Module:
+    """The model of a stage of the pipeline ("pretrain", "sft", "reward", "ppo" or "dpo"), on the CPU, for evaluation.
+
+    The first call for a seed trains it and whatever it begins with, minutes in all; later ones load it. A kept model
+    whose settings or versions are not today's is made anew. Nobody's call changes it for the next one.
+    """
+    needs = _needs(stage)
+    folder = _folder(seed)
+    for name in needs:
+        if not _current(folder / name, name):
+            for stale in pipeline.STAGES[pipeline.STAGES.index(name) :]:
+                shutil.rmtree(folder / stale, ignore_errors=True)
+            break
+    runs.train_all(str(folder), seed, "cpu", say=lambda line: None, stages=needs, disable_tqdm=True)
+    load = load_reward_model if stage == "reward" else load_policy
+    return load(folder / stage, "cpu")[0]
+
+
+def _needs(stage: str) -> tuple[str, ...]:
+    """The stages up to this one, in order."""
+    if stage not in pipeline.STAGES:
+        raise ValueError(f"stage must be one of {', '.join(pipeline.STAGES)}, got {stage!r}")
+    before = {"pretrain": (), "sft": ("pretrain",), "ppo": ("pretrain", "sft", "reward")}
+    return (*before.get(stage, ("pretrain", "sft")), stage)
+
+
+def _folder(seed: int) -> Path:
+    kind = "rehearsal" if in_rehearsal() else "pipeline"
+    return Path(platformdirs.user_cache_dir("rlhf-course")) / kind / f"seed-{seed}"
+
+
+def _current(folder: Path, stage: str) -> bool:
+    """Whether a finished run has today's settings and versions; an unfinished one is taken up again."""
+    try:
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    if "results" not in found:
+        return True
+    settings = pipeline.SETTINGS[stage]
+    return found["versions"] == runs.versions() and settings == {name: found["settings"].get(name) for name in settings}
