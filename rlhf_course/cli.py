@@ -1,4 +1,4 @@
-"""The command line: `rlhf-course doctor | lab | train | world | build | progress`.
+"""The command line: `rlhf-course doctor | lab | train | world | reproduce | build | progress`.
 
 Only click is imported here. What a command needs comes in when it runs, so that `--help` answers at once.
 """
@@ -178,6 +178,47 @@ def world(n, seed, model):
             amount = f"{term.amount:.2f}" if isinstance(term.amount, float) else f"{term.amount}"
             click.echo(f"    {term.name:<24}{amount:>6}{term.value:>+9.2f}")
         click.echo(f"    {'gold reward':<24}{'':>6}{sum(term.value for term in terms):>+9.2f}\n")
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How many: 0, 1, 2, …")
+@click.option(
+    "--output",
+    default="runs/results",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the tables.",
+)
+@click.option("--list", "listing", is_flag=True, help="Say what there is, and measure nothing.")
+def reproduce(names, seeds, output, listing):
+    """Measure the course's tables again, from pre-training on.
+
+    NAMES are tables, such as reward_model.label_noise, or beginnings of them, such as reward_model; `all` is all of
+    them. Interrupted? The same command goes on where it stopped.
+
+    \b
+      rlhf-course reproduce --list
+      rlhf-course reproduce sft.length_grouping --seeds 1
+    """
+    from rlhf_course.experiments.reproduce import experiments
+    from rlhf_course.experiments.reproduce import reproduce as measure
+
+    known = experiments()
+    if listing:
+        for name, experiment in known.items():
+            click.echo(f"{name:<36} {experiment.__doc__.splitlines()[0]}")
+        return
+    if not names:
+        raise ValueError("name a table, a topic, or `all`; rlhf-course reproduce --list says which there are")
+    wanted = [name for name in known if "all" in names or name.startswith(names)]
+    if strangers := [name for name in names if name != "all" and not any(table.startswith(name) for table in known)]:
+        raise ValueError(f"there is no table {strangers[0]!r}; rlhf-course reproduce --list says which there are")
+    try:
+        for name in wanted:
+            click.echo(f"written: {measure(name, range(seeds), output, click.echo)}")
+    except KeyboardInterrupt:
+        raise _Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
 
 
 # ---------------------------------------------------------------------- training

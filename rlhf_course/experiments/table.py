@@ -60,8 +60,9 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = ",\n  ".join(json.dumps(_rounded(row), ensure_ascii=False) for row in self.rows)
         settings = json.dumps(self.settings, ensure_ascii=False)
-        path.write_text(f'{{"settings": {settings},\n "rows": [\n  {rows}\n]}}\n', encoding="utf-8")
-        return path
+        draft = path.with_suffix(".writing")
+        draft.write_text(f'{{"settings": {settings},\n "rows": [\n  {rows}\n]}}\n', encoding="utf-8")
+        return draft.replace(path)  # whole or not at all
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if not isinstance(value, dict))
@@ -81,10 +82,14 @@ def shipped_results() -> list[str]:
 
 def load_result(name: str) -> Table:
     """A shipped table. Raises ValueError for a name that has none, with those that have."""
-    path = RESULTS / f"{name}.json"
-    if not path.is_file():
+    if name not in shipped_results():
         raise ValueError(f"no result {name!r} is shipped; there are {', '.join(shipped_results())}")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    return read_table(RESULTS, name)
+
+
+def read_table(folder: Path | str, name: str) -> Table:
+    """The table that `Table.save` wrote to a folder."""
+    content = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
     return Table(name, content["settings"], content["rows"])
 
 

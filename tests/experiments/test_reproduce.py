@@ -1,0 +1,67 @@
+"""Tables are measured again a seed at a time, and an interruption loses one seed's work at most."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rlhf_course.cli import main
+from rlhf_course.experiments import Table
+from rlhf_course.experiments import reproduce as module
+from rlhf_course.experiments.table import shipped_results
+
+
+def test_every_shipped_table_can_be_made_again():
+    assert set(shipped_results()) <= set(module.experiments())
+    for name, experiment in module.experiments().items():
+        assert experiment.__doc__, name
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """One experiment in place of the course's, the seeds it was asked for, and one at which it is interrupted."""
+    seen, trouble = [], []
+
+    def claim(seeds=(0, 1, 2)):
+        """What is claimed."""
+        seen.extend(seeds)
+        if set(seeds) & set(trouble):
+            raise KeyboardInterrupt
+        return Table("topic.claim", {"seeds": list(seeds), "steps": 5}, [{"seed": s, "gold": s / 4} for s in seeds])
+
+    monkeypatch.setattr(module, "experiments", lambda: {"topic.claim": claim})
+    return seen, trouble
+
+
+def call(*words):
+    return CliRunner().invoke(main, ["reproduce", *map(str, words)])
+
+
+def test_a_table_is_measured_and_an_interruption_loses_nothing(measured, tmp_path):
+    seen, trouble = measured
+    trouble.append(2)
+    result = call("topic", "--output", tmp_path)
+    assert result.exit_code == 130 and "the same command goes on" in result.stderr
+    assert seen == [0, 1, 2] and not (tmp_path / "topic.claim.json").exists()
+    trouble.clear()
+    result = call("topic.claim", "--output", tmp_path)
+    assert result.exit_code == 0 and f"written: {tmp_path / 'topic.claim.json'}" in result.stdout
+    assert seen == [0, 1, 2, 2]
+    table = json.loads((tmp_path / "topic.claim.json").read_text())
+    assert table["settings"] == {"seeds": [0, 1, 2], "steps": 5}
+    assert table["rows"] == [{"seed": s, "gold": s / 4} for s in (0, 1, 2)]
+    seen.clear()
+    assert call("all", "--seeds", 1, "--output", tmp_path).exit_code == 0
+    assert seen == []
+    assert len(json.loads((tmp_path / "topic.claim.json").read_text())["rows"]) == 1
+
+
+def test_the_list_and_what_is_not_on_it(measured, tmp_path):
+    assert "topic.claim" in call("--list").stdout and "What is claimed." in call("--list").stdout
+    for words, message in (((), "name a table"), (("topic.clam",), "there is no table 'topic.clam'")):
+        result = call(*words, "--output", tmp_path)
+        assert result.exit_code == 2 and message in result.stderr
+    with pytest.raises(ValueError, match="experiment must be"):
+        module.reproduce("topic.clam", [0], tmp_path)
+    with pytest.raises(ValueError, match="at least one seed"):
+        module.reproduce("topic.claim", [], tmp_path)
