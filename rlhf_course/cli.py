@@ -92,7 +92,10 @@ def lab(ctx, browser, port):
     command += [f"--port={port}"] if port else []
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container there may be nobody else
-    with subprocess.Popen(command, cwd=root) as server:
+    # JupyterLab's news and updates do not interrupt a lesson. What a learner has set goes before this.
+    paths = [str(Path(__file__).with_name("jupyter")), os.environ.get("JUPYTER_CONFIG_PATH")]
+    environment = {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
+    with subprocess.Popen(command, cwd=root, env=environment) as server:
         interrupted = False
         while True:
             try:
@@ -183,13 +186,7 @@ def world(n, seed, model):
 @main.command()
 @click.argument("names", nargs=-1)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How many: 0, 1, 2, …")
-@click.option(
-    "--output",
-    default="runs/results",
-    show_default=True,
-    type=click.Path(file_okay=False),
-    help="Folder for the tables.",
-)
+@click.option("--output", default="runs/results", show_default=True, type=click.Path(file_okay=False), help="Folder.")
 @click.option("--list", "listing", is_flag=True, help="Say what there is, and measure nothing.")
 def reproduce(names, seeds, output, listing):
     """Measure the course's tables again, from pre-training on.

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -345,8 +346,8 @@ def test_lab_starts_jupyterlab_on_the_first_lesson(monkeypatch, tmp_path):
     started = {}
 
     class Server:
-        def __init__(self, command, cwd):
-            started.update(command=command, cwd=cwd, interrupts=0)
+        def __init__(self, command, cwd, env):
+            started.update(command=command, cwd=cwd, env=env, interrupts=0)
 
         def __enter__(self):
             return self
@@ -361,10 +362,14 @@ def test_lab_starts_jupyterlab_on_the_first_lesson(monkeypatch, tmp_path):
             return 254  # what JupyterLab gives when it was interrupted: no failure
 
     monkeypatch.setattr("subprocess.Popen", Server)
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "mine")
     passes("lab", "--no-browser", "--port", 9999)
     assert started["cwd"] == tmp_path and started["interrupts"] == 2
     assert started["command"][1:4] == ["-m", "jupyterlab", "notebooks/00_start_here.ipynb"]
     assert {"--no-browser", "--port=9999"} <= set(started["command"])
+    ours, theirs = started["env"]["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    settings = json.loads((Path(ours) / "labconfig/default_setting_overrides.json").read_text())
+    assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false" and theirs == "mine"
 
 
 # ---------------------------------------------------------------------- a real model and real comparisons
