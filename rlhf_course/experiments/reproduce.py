@@ -25,10 +25,10 @@ def experiments() -> dict[str, Experiment]:
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{module.name}")
-        for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
-                if next(iter(inspect.signature(function).parameters), None) == "seeds":
-                    found[f"{module.__name__.rsplit('.', 1)[-1]}.{name}"] = function
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            own = function.__module__ == module.__name__ and not name.startswith("_")
+            if own and next(iter(inspect.signature(function).parameters), None) == "seeds":
+                found[f"{module.__name__.rsplit('.', 1)[-1]}.{name}"] = function
     return found
 
 
