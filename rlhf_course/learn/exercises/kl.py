@@ -208,8 +208,8 @@ _TILT = Exercise(
         "return torch.softmax(ref_probs.log() + rewards / beta, dim=-1)",
     ],
     reason="π* ∝ π_ref·exp(r/β), and a softmax divides exponentials by their sum, after taking the largest exponent "
-    "off all of them, so nothing overflows. log 0 is −∞ and its exponential 0 again: an answer that the reference never "
-    "gives stays at 0 at any reward. Adding a constant to all rewards changes nothing, as with Bradley–Terry.",
+    "off all of them, so nothing overflows. log 0 is −∞ and its exponential 0 again: an answer that the reference "
+    "never gives stays at 0 at any reward. Adding a constant to all rewards changes nothing, as with Bradley–Terry.",
 )
 
 
@@ -348,8 +348,8 @@ _CONTROLLER = Exercise(
         "error = min(max(kl / target - 1, -0.2), 0.2), and then β times 1 + error · batch_size / horizon.",
     ],
     reason="A controller in the log of β, as in Ziegler et al. 2019: β grows by a share of itself while the KL is "
-    "above the target, and shrinks while it is below. The clip makes one wild batch count no more than any other batch that "
-    "is off by 20 %, and n/horizon makes the pace independent of the batch size.",
+    "above the target, and shrinks while it is below. The clip makes one wild batch count no more than any other "
+    "batch that is off by 20 %, and n/horizon makes the pace independent of the batch size.",
 )
 
 EXERCISES = [_ESTIMATE, _TILT, _BEST_OF_N, _CONTROLLER]
