@@ -17,13 +17,13 @@ def _memory(stream: Random) -> Question:
     gigabytes = (4 * learn + frozen) * billions * 4
     return Question(
         "pipeline.memory_drill",
-        f"You run {method} with models of {billions} billion parameters, four bytes a number, with Adam. How much memory "
-        f"do weights, gradients and Adam's averages take?",
+        f"You run {method} with models of {billions} billion parameters, four bytes a number, with Adam. How much "
+        f"memory do weights, gradients and Adam's averages take?",
         (
             Option(
                 f"{gigabytes} GB",
-                f"Learning: {learn} at 4 numbers a parameter; frozen: {frozen} at 1. That makes {4 * learn + frozen} times "
-                f"{billions} billion numbers of 4 bytes.",
+                f"Learning: {learn} at 4 numbers a parameter; frozen: {frozen} at 1. That makes {4 * learn + frozen} "
+                f"times {billions} billion numbers of 4 bytes.",
                 correct=True,
             ),
             Option(
