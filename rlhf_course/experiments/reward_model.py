@@ -1,7 +1,7 @@
 """What lesson 03 claims about reward models, measured on the small world from pre-training on.
 
-Every function takes seeds and returns a `Table`. For each seed a model is pre-trained, fine-tuned and asked for answers
-once; the experiments share them. One seed of all five takes about ten minutes on one core.
+Every function takes seeds and returns a `Table`. The experiments share the models they begin with and the answers they
+ask for. One seed of all five takes about ten minutes on one core.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import nn
 
 from rlhf_course import pipeline
 from rlhf_course.data.world import WORLD, Concept, Labeler, label_rankings, world_tokenizer
 from rlhf_course.data.world.grammar import ANALOGIES, CLOSING, FACTS, FILLER, HEDGE, JARGON, JARGON_WORDS, PLAIN
 from rlhf_course.evaluation import reward_accuracy
+from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.table import Table
 from rlhf_course.generation import evaluation_mode
 from rlhf_course.models.reward import RewardModel
@@ -45,7 +45,7 @@ def data_scaling(seeds: Sequence[int] = SEEDS, sizes: Sequence[int] = SIZES) -> 
     rows = []
     for seed in seeds:
         for size in sizes:
-            model, _ = _trained(seed, size)
+            model, _ = _reward_model(seed, size)
             seen = reward_accuracy(model, world_tokenizer(), _test_pairs(seed))
             new = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, "held_out"))
             names = ("rm_gold_accuracy", "label_gold_accuracy")
@@ -62,7 +62,7 @@ def label_noise(seeds: Sequence[int] = SEEDS, flip_rates: Sequence[float] = FLIP
     for seed in seeds:
         for flip_rate in flip_rates:
             labeler = Labeler(flip_rate=flip_rate)
-            model, _ = _trained(seed, COMPARED_AT, labeler)
+            model, _ = _reward_model(seed, COMPARED_AT, labeler)
             measured = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, labeler=labeler))
             rows.append({"seed": seed, "flip_rate": flip_rate, **measured})
     return Table("reward_model.label_noise", _settings(seeds, rankings=COMPARED_AT), rows)
@@ -76,7 +76,7 @@ def calibration(seeds: Sequence[int] = SEEDS, bins: int = 5) -> Table:
     """
     rows = []
     for seed in seeds:
-        model, _ = _trained(seed, max(SIZES))
+        model, _ = _reward_model(seed, max(SIZES))
         pairs = [(row["prompt"], row["chosen"], row["rejected"]) for row in _test_pairs(seed)]
         rows += [{"seed": seed, **row} for row in calibration_bins(reward_gaps(model, pairs), bins)]
     return Table("reward_model.calibration", _settings(seeds, rankings=max(SIZES)), rows)
@@ -90,7 +90,7 @@ def style_before_truth(seeds: Sequence[int] = SEEDS) -> Table:
     """
     rows = []
     for seed in seeds:
-        _, history = _trained(seed, max(SIZES))
+        _, history = _reward_model(seed, max(SIZES))
         looks = [row for row in history if f"eval_{KINDS[0]}" in row][:-1]  # the last is at each seed's own end
         rows += [
             {"seed": seed, "step": row["step"], "kind": kind, "accuracy": row[f"eval_{kind}"]}
@@ -109,7 +109,7 @@ def length_bias(seeds: Sequence[int] = SEEDS, biases: Sequence[float] = LENGTH_B
     rows = []
     for seed in seeds:
         for bias in biases:
-            model, _ = _trained(seed, COMPARED_AT, Labeler(length_bias=bias))
+            model, _ = _reward_model(seed, COMPARED_AT, Labeler(length_bias=bias))
             plain, *padded = padded_answers(python_stream(seed, "padded answers"))
             base = score_answers(model, plain)
             for count, texts in enumerate([plain, *padded]):
@@ -254,29 +254,28 @@ def padded_answers(stream: Random, n: int = 200) -> list[list[tuple[str, str]]]:
 
 
 @cache
-def _sft_model(seed: int) -> nn.Module:
-    return pipeline.sft(pipeline.pretrain(seed, disable_tqdm=True).model, seed, disable_tqdm=True).model
-
-
-@cache
 def _groups(seed: int) -> list[dict]:
-    return pipeline.sample_groups(_sft_model(seed), max(SIZES), pipeline.ANSWERS_EACH, seed)
+    return pipeline.sample_groups(trained("sft", seed), max(SIZES), pipeline.ANSWERS_EACH, seed)
 
 
 @cache
 def _test_pairs(seed: int, split: str = "train", labeler: Labeler = Labeler()) -> list[dict]:  # noqa: B008
     stream = derive_seed(seed, f"test {split}")
-    groups = pipeline.sample_groups(_sft_model(seed), TEST_PAIRS, 2, seed, name=f"test {split}", split=split)
+    groups = pipeline.sample_groups(trained("sft", seed), TEST_PAIRS, 2, seed, name=f"test {split}", split=split)
     return label_rankings(groups, labeler, stream)
 
 
 @cache
-def _trained(seed: int, rankings: int, labeler: Labeler = Labeler()):  # noqa: B008
-    """A reward model, trained on the first so many rankings, and the history of its training."""
+def _reward_model(seed: int, rankings: int, labeler: Labeler = Labeler()):  # noqa: B008
+    """A reward model, trained on the first so many rankings, and the history of its training.
+
+    The minimal pairs are looked at on the way if it learns from all of the rankings.
+    """
     rows = label_rankings(_groups(seed), labeler, derive_seed(seed, "rankings"))[:rankings]
+    looks = EVAL_STEPS if rankings == max(SIZES) else None
     trainer = RewardTrainer(
-        RewardModel.from_policy(_sft_model(seed), seed),
-        args=RewardConfig(**pipeline.settings("reward", seed=seed, eval_steps=EVAL_STEPS, disable_tqdm=True)),
+        RewardModel.from_policy(trained("sft", seed), seed),
+        args=RewardConfig(**pipeline.settings("reward", seed=seed, eval_steps=looks, disable_tqdm=True)),
         train_dataset=rows,
         processing_class=world_tokenizer(),
         compute_metrics=lambda trainer: minimal_pair_accuracies(trainer.model),

@@ -17,6 +17,7 @@ from rlhf_course.data.world import (
     world_tokenizer,
 )
 from rlhf_course.evaluation import draw_prompts, sample_answers
+from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.table import Table
 from rlhf_course.seeding import derive_seed
 
@@ -41,7 +42,7 @@ def more_demonstrations(seeds: Sequence[int] = SEEDS, sizes: Sequence[int] = SIZ
         for seed in seeds
         for size in sizes
     ]
-    return Table("sft.more_demonstrations", _settings(seeds, group_by_length=False), rows)
+    return Table("sft.more_demonstrations", _settings(seeds), rows)
 
 
 def length_grouping(seeds: Sequence[int] = SEEDS) -> Table:
@@ -61,13 +62,8 @@ def length_grouping(seeds: Sequence[int] = SEEDS) -> Table:
 
 
 @cache
-def _base_model(seed: int) -> nn.Module:
-    return pipeline.pretrain(seed, disable_tqdm=True).model
-
-
-@cache
 def _sft_model(seed: int, size: int, grouped: bool) -> nn.Module:
-    return pipeline.sft(_base_model(seed), seed, size, group_by_length=grouped, disable_tqdm=True).model
+    return pipeline.sft(trained("pretrain", seed), seed, size, group_by_length=grouped, disable_tqdm=True).model
 
 
 def _habits(model: nn.Module, seed: int) -> dict[str, float]:
