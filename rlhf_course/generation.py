@@ -30,7 +30,7 @@ COMPACTION_SHARE = 1 / 4
 
 @dataclass(frozen=True)
 class Generation:
-    """What `generate` returns, for B prompts of width Lp and completions of at most T tokens.
+    """What `generate` returns: B completions of at most T tokens, of prompts of width Lp, a prompt's side by side.
 
     Attributes:
         sequences: (B, Lp + T) int64, the prompts followed by their completions.
@@ -59,10 +59,11 @@ def generate(
     pad_token_id: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    num_return_sequences: int = 1,
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
 ) -> Generation:
-    """Sample one completion for each prompt.
+    """Sample one completion for each prompt, or a group of them.
 
     The model decodes in evaluation mode and gets its own mode back afterwards.
 
@@ -76,9 +77,11 @@ def generate(
         temperature: divides the logits; at least 0. 0 takes the most likely token each time.
         top_p: sample from the smallest set of most likely tokens whose probability reaches `top_p`, in (0, 1]
             (nucleus sampling, Holtzman et al. 2020). Of equal tokens the vocabulary's first enter.
+        num_return_sequences: completions of each prompt, side by side in what is returned. The prompt is run through
+            the model once, and its cache is copied for each.
         generator: a CPU generator that draws `uniforms`; torch's global one if both are left out.
-        uniforms: (B, max_new_tokens) floats in [0, 1), the number that decides each token. Give them to keep
-            a row's completion the same however the rows are batched.
+        uniforms: (completions, max_new_tokens) floats in [0, 1), the number that decides each token. Give them to
+            keep a row's completion the same however the rows are batched.
 
     Raises:
         TypeError, ValueError: for an argument of the wrong type, shape or range, prompts padded on the right
@@ -88,7 +91,8 @@ def generate(
     stop_ids = _check_tokens(eos_token_id, pad_token_id).to(input_ids.device)
     check_number("temperature", temperature, low=0.0)
     check_number("top_p", top_p, low=0.0, high=1.0, low_open=True)
-    rows, prompt_length, device = len(input_ids), input_ids.shape[1], input_ids.device
+    each = check_count("num_return_sequences", num_return_sequences, low=1)
+    rows, prompt_length, device = len(input_ids) * each, input_ids.shape[1], input_ids.device
     uniforms = _prepare_uniforms(uniforms, generator, rows, max_new_tokens, device)
 
     # Made outside inference mode and only written to inside it, so that autograd may use what is returned.
@@ -99,6 +103,9 @@ def generate(
     with torch.inference_mode(), evaluation_mode(model):
         decoder = _Decoder(model, mask, prompt_length + max_new_tokens)
         logits = decoder.prefill(input_ids)
+        if each > 1:
+            logits = logits.repeat_interleave(each, dim=0)
+            decoder.repeat_rows(each)
         decoding = torch.arange(rows, device=device)  # the rows still in the decoder's batch
         finished = torch.zeros(rows, dtype=torch.bool, device=device)  # which of those have stopped
         for step in range(max_new_tokens):
@@ -128,9 +135,10 @@ def generate(
         completion_ids.masked_fill(after_stop, pad_token_id),
         (~after_stop).long(),
     )
+    prompt_ids, prompt_mask = (x.repeat_interleave(each, dim=0) for x in (input_ids, mask))
     return Generation(
-        sequences=torch.cat([input_ids, completion_ids], dim=1),
-        attention_mask=torch.cat([mask, completion_mask], dim=1),
+        sequences=torch.cat([prompt_ids, completion_ids], dim=1),
+        attention_mask=torch.cat([prompt_mask, completion_mask], dim=1),
         completion_ids=completion_ids,
         completion_mask=completion_mask,
         logps=logps.masked_fill(after_stop, 0.0),
@@ -171,6 +179,13 @@ class _Decoder:
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token a row, (B,): the logits (B, V) of the next one."""
         return self._forward(tokens[:, None])
+
+    def repeat_rows(self, times: int) -> None:
+        """Put so many copies of each row side by side."""
+        self.cache.batch_repeat_interleave(times)
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(times, dim=0)
+            self.positions = None if self.positions is None else self.positions.repeat_interleave(times, dim=0)
 
     def keep_rows(self, keep: Tensor) -> None:
         """Drop every row but those at the indices `keep`."""
@@ -218,6 +233,12 @@ class _PreallocatedLayer(DynamicLayer):
         self.value_room[:, :, start:end] = value_states
         self._show(end)
         return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        length = self.get_seq_length()
+        self.key_room = self.key_room.repeat_interleave(repeats, dim=0)
+        self.value_room = self.value_room.repeat_interleave(repeats, dim=0)
+        self._show(length)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()

@@ -1,4 +1,4 @@
-"""The whole pipeline on the small world: pre-training, SFT, reward model, then PPO or DPO.
+"""The whole pipeline on the small world: pre-training, SFT, reward model, then PPO, DPO or GRPO.
 
 Each stage is a function of the model before it and a seed, and returns its trainer, trained. The command line, the
 lessons and the shipped checkpoints all call these. `resume` names a checkpoint, or a folder of some, to go on from.
@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from rlhf_course._checks import check_number
+from rlhf_course.advantages import rloo_advantages
 from rlhf_course.data.world import WORLD, Labeler, WorldConfig, corpus, demonstrations, label_rankings, world_tokenizer
 from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers
 from rlhf_course.models.reward import RewardModel
@@ -21,6 +22,7 @@ from rlhf_course.models.tiny import new_tiny_model
 from rlhf_course.seeding import derive_seed
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
+from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
@@ -40,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reward": {"per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 2},
     "ppo": {"max_steps": 80, "num_ppo_epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.1},
     "dpo": {"learning_rate": 2e-4, "beta": 0.3},
+    "grpo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.05},
+    "rloo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.05},
 }
 
 #: How much data each stage gets.
@@ -192,6 +196,54 @@ def dpo(
             train_dataset=rows,
             processing_class=world_tokenizer(),
             loss_fn=loss_fn,
+        ),
+        resume,
+    )
+
+
+def grpo(
+    sft_model: nn.Module,
+    reward_funcs: Any,
+    seed: int = 0,
+    compute_metrics=None,
+    *,
+    advantage_fn: Callable | None = None,
+    loss_fn: Callable | None = None,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> GRPOTrainer:
+    """What `ppo` does, with groups of answers in the critic's place; `reward_funcs` may be rules, too."""
+    args = GRPOConfig(**settings("grpo", seed=seed, **changes))
+    return _group_relative(sft_model, reward_funcs, args, compute_metrics, advantage_fn, loss_fn, resume)
+
+
+def rloo(
+    sft_model: nn.Module,
+    reward_funcs: Any,
+    seed: int = 0,
+    compute_metrics=None,
+    *,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> GRPOTrainer:
+    """The same with the mean of the group's *other* answers as the baseline."""
+    args = GRPOConfig(**settings("rloo", seed=seed, **changes))
+    return _group_relative(sft_model, reward_funcs, args, compute_metrics, rloo_advantages, None, resume)
+
+
+def _group_relative(sft_model, reward_funcs, args: GRPOConfig, compute_metrics, advantage_fn, loss_fn, resume):
+    prompts = args.max_steps * args.per_device_train_batch_size // args.num_generations
+    return _train(
+        GRPOTrainer(
+            copy.deepcopy(sft_model),
+            ref_model=sft_model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=[{"prompt": prompt} for prompt in draw_prompts(prompts, derive_seed(args.seed, "grpo"))],
+            processing_class=world_tokenizer(),
+            loss_fn=loss_fn,
+            compute_metrics=compute_metrics,
+            advantage_fn=advantage_fn,
         ),
         resume,
     )

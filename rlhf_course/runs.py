@@ -17,6 +17,7 @@ import torch
 
 from rlhf_course import pipeline
 from rlhf_course._hub import quiet_loading
+from rlhf_course.advantages import rloo_advantages
 from rlhf_course.data import load_preferences, load_rows, preference_rows, split_train_eval
 from rlhf_course.data.preferences import tokenize_preferences
 from rlhf_course.data.rows import Rows
@@ -30,10 +31,20 @@ from rlhf_course.seeding import derive_seed, numpy_stream
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.checkpoint import checkpoints
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
+from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
 
+#: Stages that train on the policy's own answers, judged by a reward model.
+ONLINE = ("ppo", "grpo", "rloo")
+_GROUPS = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "learning_rate": 1e-6,
+    "max_steps": 50,
+    "max_completion_length": 64,
+}
 #: A real model's settings where they differ from the trainers' defaults, which suit the tiny model.
 REAL_SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"per_device_train_batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 10, "logging_steps": 5},
@@ -46,9 +57,11 @@ REAL_SETTINGS: dict[str, dict[str, Any]] = {
         "max_steps": 50,
         "response_length": 64,
     },
+    "grpo": _GROUPS,
+    "rloo": _GROUPS,
 }
 #: The stage whose model a stage begins with.
-BEGINS_WITH = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "dpo": "sft"}
+BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", "dpo", *ONLINE), "sft")}
 #: What a stage begins with where no model is named: in the small world a shipped one, with data REAL_MODEL.
 PREDECESSORS = {stage: TINY_MODELS[pipeline.STAGES.index(before)] for stage, before in BEGINS_WITH.items()}
 REAL_MODEL = "smollm2-135m"
@@ -130,7 +143,7 @@ def train_all(
         run = Run(
             stage,
             model=start,
-            reward_model=str(folder / "reward") if stage == "ppo" else None,
+            reward_model=str(folder / "reward") if stage in ONLINE else None,
             seed=seed,
             device=device,
             output=str(target),
@@ -178,7 +191,8 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
         trainer = pipeline.dpo(start, **settings)
         return trainer, _judge(run, say, start, trainer.model, ref_model=start)
     rewarder = _world_model(run.reward_model or "tiny-reward", load_reward_model, device)
-    trainer = pipeline.ppo(start, rewarder, **settings)
+    online = {"ppo": pipeline.ppo, "grpo": pipeline.grpo, "rloo": pipeline.rloo}[run.stage]
+    trainer = online(start, rewarder, **settings)
     return trainer, _judge(run, say, start, trainer.model, ref_model=start, reward_model=rewarder)
 
 
@@ -217,16 +231,17 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
     on_cpu = device.type == "cpu"
     given = {name: value for name, value in settings.items() if value is not None}
     settings = {"max_length": 256 if on_cpu else 512, **REAL_SETTINGS[run.stage], **given}
-    if run.stage == "ppo" and run.reward_model is None:
-        raise ValueError("PPO on data of your own needs --reward-model: train one with `rlhf-course train reward`")
+    if run.stage in ONLINE and run.reward_model is None:
+        stage = run.stage.upper()
+        raise ValueError(f"{stage} on data of your own needs --reward-model: train one with `rlhf-course train reward`")
     policy, tokenizer = load_policy(run.start, device)
     note = f" ({weights_note(policy)} weights)" if weights_note(policy) else ""
     rows = _read(run, tokenizer, settings["max_length"])
     say(f"{run.data}: {rows.report} (at most {settings['max_length']} tokens each)")
     if len(rows) < 2:
         raise ValueError(f"{run.data} leaves too few rows to train on and to hold out: raise --max-length")
-    if run.stage == "ppo":
-        return _ppo_on_data(run, settings, policy, tokenizer, device, rows, say)
+    if run.stage in ONLINE:
+        return _online_on_data(run, settings, policy, tokenizer, device, rows, say)
 
     eval_size = run.eval_size or min(64 if on_cpu else 512, max(len(rows) // 10, 1))
     rows, held_out = split_train_eval(rows, eval_size, run.seed)
@@ -262,29 +277,32 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
     return trainer, results
 
 
-def _ppo_on_data(run, settings, policy, tokenizer, device, rows, say: Say):
+def _online_on_data(run, settings, policy, tokenizer, device, rows, say: Say):
     rewarder, its_tokenizer = load_reward_model(run.reward_model, device)
     if its_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"the reward model {run.reward_model!r} has another vocabulary than {run.start!r}")
-    trainer = PPOTrainer(
+    trainer_class, config = (PPOTrainer, PPOConfig) if run.stage == "ppo" else (GRPOTrainer, GRPOConfig)
+    trainer = trainer_class(
         policy,
         reward_funcs=rewarder,
-        args=PPOConfig(**settings),
+        args=config(**settings),
         train_dataset=_enough(rows, settings, run.seed),
         processing_class=tokenizer,
+        **({"advantage_fn": rloo_advantages} if run.stage == "rloo" else {}),
     )
     if run.resume:
         trainer.resume(run.output)
     history = trainer.train()
-    scores = history["objective/scores"]
+    scores = history["objective/scores" if run.stage == "ppo" else "reward"]
     tenth = max(len(scores) // 10, 1)
     results = {
         "score_first": sum(scores[:tenth]) / tenth,
         "score_last": sum(scores[-tenth:]) / tenth,
-        "kl": history.last("objective/kl"),
     }
     say(f"mean score: {results['score_first']:.3f} in the first tenth, {results['score_last']:.3f} in the last")
-    say(f"KL from the start: {results['kl']:.2f} nats an answer")
+    if run.stage == "ppo":
+        results["kl"] = history.last("objective/kl")
+        say(f"KL from the start: {results['kl']:.2f} nats an answer")
     return trainer, results
 
 
@@ -299,7 +317,7 @@ def _read(run: Run, tokenizer, max_length: int) -> Rows:
             # Comparisons do for the other stages too: imitate what was chosen, answer what was asked.
             rows = preference_rows(rows, run.data)
             rows = Rows(({"prompt": r["prompt"], "completion": r["chosen"]} for r in rows), rows.dropped)
-        return (tokenize_prompts if run.stage == "ppo" else tokenize_sft)(rows, tokenizer, max_length)
+        return (tokenize_prompts if run.stage in ONLINE else tokenize_sft)(rows, tokenizer, max_length)
     except TypeError as error:  # a column that holds something else than text
         raise ValueError(str(error)) from None
 
@@ -307,7 +325,7 @@ def _read(run: Run, tokenizer, max_length: int) -> Rows:
 def _enough(rows: Rows, settings: dict[str, Any], seed: int) -> Rows:
     """As many rows as the steps asked for will use, drawn at random: DPO works on every row before its first step."""
     batch = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-    wanted = settings.get("max_steps", -1) * batch
+    wanted = settings.get("max_steps", -1) * batch // settings.get("num_generations", 1)
     if not 0 < wanted < len(rows):
         return rows
     places = numpy_stream(seed, "training rows").permutation(len(rows))[:wanted]

@@ -132,6 +132,15 @@ def test_ppo_and_dpo(stage, small_data, models, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["kl_coef" if stage == "ppo" else "beta"] == 0.5
 
 
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+def test_grpo_and_rloo(stage, models, tmp_path):
+    more = ["--reward-model", models / "reward", "--num-generations", 4, "--beta", 0.5]
+    out = passes(*train(stage, *more, "--output", tmp_path, models=models))
+    assert "gold reward" in out and "KL from the start" in out and "the reward model's score" in out
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert (settings["num_generations"], settings["beta"]) == (4, 0.5)
+
+
 def test_the_same_seed_gives_the_same_weights(small_data, models, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         passes(*train("dpo", "--seed", seed, "--output", tmp_path / name, models=models))
@@ -142,9 +151,9 @@ def test_the_same_seed_gives_the_same_weights(small_data, models, tmp_path):
 # ---------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("stage", ["reward", "ppo", "dpo"])
+@pytest.mark.parametrize("stage", ["reward", "ppo", "dpo", "grpo"])
 def test_resume_after_an_interrupt_is_exact(stage, models, tmp_path, monkeypatch):
-    more = ["--max-steps", 4] + (["--reward-model", models / "reward"] if stage == "ppo" else [])
+    more = ["--max-steps", 4] + (["--reward-model", models / "reward"] if stage in ("ppo", "grpo") else [])
     for name, size in {"RANKINGS": 60, "COMPARISONS": 60}.items():
         monkeypatch.setattr(pipeline, name, size)
     passes(*train(stage, *more, "--output", tmp_path / "straight", models=models))
@@ -221,6 +230,13 @@ def test_it_learns_from_them(preferences, models):
         *("--eval-size", 6),
     )
     assert "100.0 %, 6 of 6 pairs; 95 % interval 61.0 % to 100.0 %" in out
+
+
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+def test_grpo_and_rloo_on_comparisons(stage, preferences, models):
+    words = train(stage, "--data", preferences, models=models)
+    assert f"{stage.upper()} on data of your own needs --reward-model" in fails(2, *words)
+    assert "mean score" in passes(*words, "--reward-model", models / "reward")
 
 
 def test_sft_and_ppo_on_comparisons(preferences, models):

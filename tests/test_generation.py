@@ -194,6 +194,30 @@ def test_when_rows_are_dropped_changes_nothing(model, share, monkeypatch):
     torch.testing.assert_close(out.logps, expected.logps, atol=3e-5, rtol=0)
 
 
+def test_a_group_is_what_copies_of_the_prompt_would_have_got(model):
+    ids, mask = prompts()
+    uniforms = torch.rand(len(ids) * 3, 12, generator=seeded(5), dtype=torch.float64)
+    group = sample(model, ids, mask, num_return_sequences=3, uniforms=uniforms)
+    copies = sample(model, ids.repeat_interleave(3, dim=0), mask.repeat_interleave(3, dim=0), uniforms=uniforms)
+    assert torch.equal(group.sequences, copies.sequences)
+    assert torch.equal(group.attention_mask, copies.attention_mask)
+    torch.testing.assert_close(group.logps, copies.logps, rtol=0, atol=1e-5)
+
+
+def test_a_groups_prompt_is_run_through_the_model_once(monkeypatch):
+    model, (ids, mask) = make("llama"), prompts()
+    seen, forward = [], type(model).forward
+
+    def counted(self, input_ids, **arguments):
+        seen.append(tuple(input_ids.shape))
+        return forward(self, input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    monkeypatch.setattr("rlhf_course.generation._forward_arguments", lambda inner: ("input_ids", "past_key_values"))
+    sample(model, ids[2:4], mask[2:4], num_return_sequences=4, eos_token_id=None)
+    assert seen[:2] == [(2, 6), (8, 1)]
+
+
 def test_the_same_seed_gives_the_same_sample_and_another_seed_another(model):
     ids, mask = prompts()
     first, again, other = (sample(model, ids, mask, generator=seeded(seed)) for seed in (0, 0, 1))

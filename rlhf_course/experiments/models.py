@@ -15,9 +15,11 @@ from rlhf_course import pipeline, runs
 from rlhf_course.models import load_policy, load_reward_model
 from rlhf_course.trainers.base import in_rehearsal
 
+_STAGES = tuple(pipeline.SETTINGS)
+
 
 def trained(stage: str, seed: int) -> nn.Module:
-    """The model of a stage of the pipeline ("pretrain", "sft", "reward", "ppo" or "dpo"), on the CPU, for evaluation.
+    """The model of a stage of the pipeline ("pretrain", "sft", "reward", "ppo", "dpo", "grpo" or "rloo"), on the CPU.
 
     The first call for a seed trains it and whatever it begins with, minutes in all; later ones load it. A kept model
     whose settings or versions are not today's is made anew. Nobody's call changes it for the next one.
@@ -26,7 +28,7 @@ def trained(stage: str, seed: int) -> nn.Module:
     folder = _folder(seed)
     for name in needs:
         if not _current(folder / name, name):
-            for stale in pipeline.STAGES[pipeline.STAGES.index(name) :]:
+            for stale in _STAGES[_STAGES.index(name) :]:
                 shutil.rmtree(folder / stale, ignore_errors=True)
             break
     runs.train_all(str(folder), seed, "cpu", say=lambda line: None, stages=needs, disable_tqdm=True)
@@ -36,9 +38,9 @@ def trained(stage: str, seed: int) -> nn.Module:
 
 def _needs(stage: str) -> tuple[str, ...]:
     """The stages up to this one, in order."""
-    if stage not in pipeline.STAGES:
-        raise ValueError(f"stage must be one of {', '.join(pipeline.STAGES)}, got {stage!r}")
-    before = {"pretrain": (), "sft": ("pretrain",), "ppo": ("pretrain", "sft", "reward")}
+    if stage not in _STAGES:
+        raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
+    before = {"pretrain": (), "sft": ("pretrain",), **dict.fromkeys(runs.ONLINE, ("pretrain", "sft", "reward"))}
     return (*before.get(stage, ("pretrain", "sft")), stage)
 
 

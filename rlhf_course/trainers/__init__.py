@@ -2,6 +2,7 @@
 
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
+from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.history import History
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
@@ -10,6 +11,8 @@ from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
 __all__ = [
     "DPOConfig",
     "DPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
     "History",
     "PPOConfig",
     "PPOTrainer",

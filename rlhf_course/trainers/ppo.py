@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +10,15 @@ from torch import Tensor, nn
 
 from rlhf_course._checks import check_count, check_number
 from rlhf_course.advantages import gae, kl_shaped_rewards
-from rlhf_course.data.tokenize import tokenize_prompts
 from rlhf_course.kl import AdaptiveKLController, FixedKLController
 from rlhf_course.logprobs import masked_mean, masked_var, masked_whiten, sequence_logps
 from rlhf_course.losses.ppo import ppo_clip_loss, ppo_value_loss
 from rlhf_course.models.reward import RewardModel
-from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.models.value import ValueModel
-from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
-from rlhf_course.trainers.rollout import Rollout, sample_rollout, score_rollout
-from rlhf_course.trainers.support import check_loss, disable_dropout
+from rlhf_course.trainers.online import OnlineTrainer
+from rlhf_course.trainers.rollout import Rollout, score_rollout
+from rlhf_course.trainers.support import check_loss
 
 
 @dataclass(kw_only=True)
@@ -85,7 +82,7 @@ class PPOConfig(TrainingConfig):
             check_count("kl_horizon (with target_kl, in answers; a batch has as many)", self.kl_horizon, low=answers)
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(OnlineTrainer):
     """Raises the reward of the policy's own answers, a clipped step at a time, near the reference.
 
     Rows: `prompt`. With `ref_model` left out, the reference is the model as it is now; of a LoRA model, the model
@@ -133,24 +130,10 @@ class PPOTrainer(Trainer):
             compute_metrics,
         )
 
-    def prepare_rows(self, dataset):
-        return tokenize_prompts(dataset, self.tokenizer, self.args.max_length)
-
     def setup(self):
-        args, device = self.args, self.accelerator.device
+        args = self.args
         self.value_model = self.value_model or self.new_value_model()
-        # The reference of a LoRA model is the model without its adapter, unless another is given.
-        self._lora_reference = self.ref_model is None and hasattr(self.model, "disable_adapter")
-        if self.ref_model is None and not self._lora_reference:
-            self.ref_model = copy.deepcopy(self.model)
-        for model in self.trained_models().values():
-            disable_dropout(model)
-            model.to(device)
-        for model in (self.ref_model, self.reward_funcs):
-            if isinstance(model, nn.Module):
-                model.to(device).eval()
-        self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
-        self.reference_logps = CompletionLogps(self.model if self._lora_reference else self.ref_model)
+        self.prepare_models([self.reward_funcs])
         self.critic = self.prepared(self.value_model)
         self.kl_controller = (
             FixedKLController(args.kl_coef)
@@ -183,8 +166,7 @@ class PPOTrainer(Trainer):
     def step(self, batch) -> dict[str, Tensor]:
         """One iteration of PPO: sample, score, turn the scores into advantages, and take clipped steps."""
         args = self.args
-        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        rollout = self.rollout(batch, mine, ("sampling", self.global_step))
+        rollout = self.rollout(batch, self.mine, ("sampling", self.global_step))
         beta, mask = self.kl_controller.value, rollout.mask
 
         rewards = kl_shaped_rewards(rollout.scores, rollout.logps, rollout.ref_logps, mask, beta)
@@ -249,25 +231,13 @@ class PPOTrainer(Trainer):
 
         `stream` names the random stream, under the run's seed.
         """
-        without_adapter = self.model.disable_adapter if self._lora_reference else nullcontext
+        args = self.args
         with self.accelerator.autocast():
-            rollout = sample_rollout(
-                self.model,
-                self.tokenizer,
-                rows,
-                mine,
-                max_new_tokens=self.args.response_length,
-                temperature=self.args.temperature,
-                stream=(self.args.seed, *stream),
-            )
+            rollout = self.sample(rows, mine, stream, args.response_length)
             rollout.scores = score_rollout(self.reward_funcs, rollout, self.tokenizer)
-            if self.args.missing_eos_penalty is not None:
-                rollout.scores = rollout.scores - self.args.missing_eos_penalty * ~rollout.ended
-            if self.accelerator.mixed_precision != "no":
-                # Decoding rounds otherwise than the update's forward pass does, and the ratio must start at 1.
-                rollout.logps = self.completion_logps(self.policy_logps, rollout)
-            with without_adapter():
-                rollout.ref_logps = self.completion_logps(self.reference_logps, rollout)
+            if args.missing_eos_penalty is not None:
+                rollout.scores = rollout.scores - args.missing_eos_penalty * ~rollout.ended
+            rollout.ref_logps = self.log_reference(rollout)
             rollout.values = self.values(rollout)
         return rollout
 
@@ -283,18 +253,6 @@ class PPOTrainer(Trainer):
     def measure(self, rows, place):
         """Answers to held-out prompts, drawn with the same random numbers at every evaluation."""
         return self.rollout_metrics(self.rollout(rows, stream=("evaluation", place)))
-
-    def completion_logps(self, policy_logps: nn.Module, rollout: Rollout, with_entropy: bool = False):
-        """Log-probabilities (and entropies) of a rollout's completion tokens, (B, T)."""
-        found = policy_logps(
-            rollout.sequences,
-            rollout.attention_mask,
-            rollout.completion_mask,
-            self.args.temperature,
-            with_entropy,
-        )
-        start = rollout.prompt_width - 1  # where the first completion token's log-probability stands
-        return tuple(x[:, start:] for x in found) if with_entropy else found[:, start:]
 
     def values(self, rollout: Rollout) -> Tensor:
         """The critic's value of the state before each completion token, (B, T)."""

@@ -22,7 +22,8 @@ class Rollout:
         logps: (B, T) log π of the tokens, as they were sampled.
         ended: (B,) bool, whether the completion came to its end token.
         prompts: the prompts as the dataset has them.
-        ref_logps, values, scores: filled in by the method: (B, T), (B, T), (B,).
+        ref_logps, values, scores, rewards: filled in by the method: (B, T), (B, T), (B,), and (B, K) of K reward
+            functions, whose weighted sum is the score.
     """
 
     sequences: Tensor
@@ -34,6 +35,7 @@ class Rollout:
     ref_logps: Tensor | None = None
     values: Tensor | None = None
     scores: Tensor | None = None
+    rewards: Tensor | None = None
 
     @property
     def prompt_width(self) -> int:
@@ -65,8 +67,9 @@ def sample_rollout(
     max_new_tokens: int,
     temperature: float,
     stream: tuple,
+    num_generations: int = 1,
 ) -> Rollout:
-    """Sample one completion for each of `rows[mine]`.
+    """Sample `num_generations` completions for each of `rows[mine]`, a prompt's side by side.
 
     The random numbers belong to the rows of the whole batch: how many processes share it changes no answer.
 
@@ -76,7 +79,8 @@ def sample_rollout(
         stream: seed and names of the random stream.
     """
     device = next(model.parameters()).device
-    uniforms = torch.rand(len(rows), max_new_tokens, generator=torch_stream(*stream), dtype=torch.float64)[mine]
+    shape = (len(rows), num_generations, max_new_tokens)
+    uniforms = torch.rand(shape, generator=torch_stream(*stream), dtype=torch.float64)[mine].flatten(0, 1)
     rows = rows[mine]
     prompts = collate_prompts(rows, tokenizer.pad_token_id)
     generation = generate(
@@ -87,6 +91,7 @@ def sample_rollout(
         temperature=temperature,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        num_return_sequences=num_generations,
         uniforms=uniforms,
     )
     mask = generation.completion_mask.bool()
@@ -96,7 +101,7 @@ def sample_rollout(
         mask=mask,
         logps=generation.logps,
         ended=((generation.completion_ids == tokenizer.eos_token_id) & mask).any(dim=1),
-        prompts=[row["prompt"] for row in rows],
+        prompts=[row["prompt"] for row in rows for _ in range(num_generations)],
     )
 
 

@@ -10,6 +10,8 @@ from rlhf_course.models import RewardModel
 from rlhf_course.trainers import (
     DPOConfig,
     DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
     PPOConfig,
     PPOTrainer,
     RewardConfig,
@@ -19,12 +21,14 @@ from rlhf_course.trainers import (
 )
 
 TOKENIZER = world_tokenizer()
-METHODS = ("sft", "reward", "dpo", "ppo")
+METHODS = ("sft", "reward", "dpo", "ppo", "grpo")
+ONLINE = ("ppo", "grpo")
 _CLASSES = {
     "sft": (SFTTrainer, SFTConfig),
     "reward": (RewardTrainer, RewardConfig),
     "dpo": (DPOTrainer, DPOConfig),
     "ppo": (PPOTrainer, PPOConfig),
+    "grpo": (GRPOTrainer, GRPOConfig),
 }
 _SPECIAL = {
     "vocab_size": len(TOKENIZER),
@@ -96,7 +100,7 @@ PAIRS = [
     for j in range(2)
 ]
 PROMPT_ROWS = [{"prompt": p} for p in PROMPTS] * 2
-ROWS = {"sft": SFT_ROWS, "reward": PAIRS, "dpo": PAIRS, "ppo": PROMPT_ROWS}
+ROWS = {"sft": SFT_ROWS, "reward": PAIRS, "dpo": PAIRS, "ppo": PROMPT_ROWS, "grpo": PROMPT_ROWS}
 
 
 def mean_id(prompts, completions):
@@ -109,9 +113,12 @@ def make(method, model=None, rows=None, eval_rows=None, **settings):
     trainer_class, config_class = _CLASSES[method]
     names = ("ref_model", "reward_funcs", "loss_fn", "compute_metrics", "advantage_fn", "value_model")
     arguments = {name: settings.pop(name) for name in names if name in settings}
-    if method == "ppo":
+    if method in ONLINE:
         arguments.setdefault("reward_funcs", mean_id)
+    if method == "ppo":
         settings = {"response_length": 6, "value_warmup_steps": 1, "num_ppo_epochs": 2, **settings}
+    if method == "grpo":
+        settings = {"max_completion_length": 6, "num_generations": 2, "num_iterations": 2, **settings}
     if model is None:
         model = reward_model() if method == "reward" else llama()
     settings = {

@@ -6,12 +6,13 @@ import inspect
 import pytest
 import torch
 
-from rlhf_course.advantages import gae
+from rlhf_course.advantages import gae, group_advantages, rloo_advantages
 from rlhf_course.data.world import world_tokenizer
-from rlhf_course.losses import dpo_loss, ppo_clip_loss, reward_loss, sft_loss
+from rlhf_course.losses import dpo_loss, grpo_loss, ppo_clip_loss, reward_loss, sft_loss
 from rlhf_course.trainers import PPOConfig, SFTConfig, SFTTrainer
 from trainers.small import (
     METHODS,
+    ONLINE,
     PAIRS,
     PROMPT_ROWS,
     SFT_ROWS,
@@ -22,6 +23,7 @@ from trainers.small import (
     llama,
     lora,
     make,
+    mean_id,
     reward_model,
     weights,
 )
@@ -48,7 +50,17 @@ def ppo_function(logps, old_logps, advantages, mask, epsilon, /):
     return ppo_clip_loss(logps, old_logps, advantages, mask, epsilon)
 
 
-FUNCTIONS = {"sft": sft_function, "reward": reward_function, "dpo": dpo_function, "ppo": ppo_function}
+def grpo_function(logps, old_logps, advantages, mask, epsilon, /):
+    return grpo_loss(logps, old_logps, advantages, mask, epsilon)
+
+
+FUNCTIONS = {
+    "sft": sft_function,
+    "reward": reward_function,
+    "dpo": dpo_function,
+    "ppo": ppo_function,
+    "grpo": grpo_function,
+}
 
 
 def gradients(trainer):
@@ -75,6 +87,12 @@ ACCUMULATION = {
     "ppo of all lengths": {"method": "ppo", "model": brief_llama, "value_warmup_steps": 0},
     "ppo reward model": {"method": "ppo", "reward_funcs": reward_model(1), "num_mini_batches": 2},
     "dpo lora": {"method": "dpo", "model": lora},
+    **{
+        f"grpo {loss_type}": {"method": "grpo", "model": brief_llama, "loss_type": loss_type, "beta": 0.3}
+        for loss_type in ("grpo", "dapo", "dr_grpo")
+    },
+    "grpo lora": {"method": "grpo", "model": lora, "beta": 0.1, "num_generations": 4},
+    "grpo rloo": {"method": "grpo", "advantage_fn": rloo_advantages, "reward_funcs": [mean_id, reward_model(1)]},
 }
 
 
@@ -107,7 +125,8 @@ def test_trap_09_eight_times_one_equals_one_times_eight(name):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_one_trains(method):
-    trainer = make(method, per_device_train_batch_size=1, max_steps=2, eval_steps=1)
+    pieces = 2 if method == "grpo" else 1  # its smallest batch is a group of two answers
+    trainer = make(method, per_device_train_batch_size=1, gradient_accumulation_steps=pieces, max_steps=2, eval_steps=1)
     before = weights(trainer.model)
     history = trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
@@ -156,16 +175,18 @@ def test_the_learners_function_is_what_trains(method):
     for trainer in (usual, own, flipped):
         trainer.train()
     assert_same_weights(weights(own.model), weights(usual.model))
-    updates = 6 if method == "ppo" else 3
+    updates = 6 if method in ONLINE else 3
     assert len(calls) == updates
     name = next(iter(start))
     moved, moved_back = (weights(trainer.model)[name] - start[name] for trainer in (usual, flipped))
     assert (moved * moved_back).sum() < 0
     tensors = [a for a in calls[-1] if isinstance(a, torch.Tensor)]
-    assert tensors[0].requires_grad and all(t.shape == tensors[0].shape for t in tensors)
+    each = {tuple(t.shape) for t in tensors}
+    assert tensors[0].requires_grad
+    assert each == ({tensors[0].shape, (2,)} if method == "grpo" else {tensors[0].shape})
 
 
-def test_the_learners_advantages_are_what_trains():
+def test_the_learners_gae_is_what_trains():
     calls = []
 
     def own(rewards, values, mask, gamma, lam, /):
@@ -181,6 +202,24 @@ def test_the_learners_advantages_are_what_trains():
     assert not torch.equal(other.model.lm_head.weight, usual.model.lm_head.weight)
 
 
+def test_the_learners_group_advantages_are_what_trains():
+    calls = []
+
+    def own(rewards, num_generations, /):
+        calls.append((tuple(rewards.shape), num_generations))
+        return group_advantages(rewards, num_generations)
+
+    usual, same = make("grpo"), make("grpo", advantage_fn=own)
+    other = make("grpo", advantage_fn=lambda r, n: -group_advantages(r, n))
+    for trainer in (usual, same, other):
+        trainer.train()
+    assert calls == [((2,), 2)] * 3
+    assert_same_weights(weights(same.model), weights(usual.model))
+    assert not torch.equal(other.model.lm_head.weight, usual.model.lm_head.weight)
+    with pytest.raises(ValueError, match="cannot honour scale_rewards: leave out advantage_fn"):
+        make("grpo", advantage_fn=own, scale_rewards="none")
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -188,6 +227,9 @@ def test_the_learners_advantages_are_what_trains():
         ("dpo", {"loss_type": "ipo"}),
         ("dpo", {"label_smoothing": 0.1}),
         ("dpo", {"reference_free": True}),
+        ("grpo", {"beta": 0.1}),
+        ("grpo", {"loss_type": "dr_grpo"}),
+        ("grpo", {"epsilon_high": 0.3}),
         ("reward", {"center_rewards_coefficient": 0.01}),
         ("reward", {"rows": [{**row, "margin": 1.0} for row in PAIRS]}),
     ],
@@ -257,18 +299,26 @@ METRICS = {
     "ppo": {"loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg"}
     | {f"objective/{name}" for name in ("kl", "scores", "rlhf_reward", "kl_coef")}
     | {"val/ratio", "val/explained_variance", "completions/mean_length", "completions/ended"},
+    "grpo": {"loss", "entropy", "reward", "reward_std", "rewards/mean_id/mean", "frac_reward_zero_std", "kl"}
+    | {f"clip_ratio/{name}" for name in ("low_mean", "high_mean", "region_mean")}
+    | {"completions/mean_length", "completions/clipped_ratio"},
+}
+MEASURED = {  # of answers to held-out prompts, before anything is learnt from them
+    "ppo": {"objective/scores", "objective/kl", "completions/mean_length", "completions/ended"},
+    "grpo": {"reward", "reward_std", "rewards/mean_id/mean", "frac_reward_zero_std", "kl"}
+    | {"completions/mean_length", "completions/clipped_ratio"},
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_have_trls_names(method):
-    eval_rows = {"sft": SFT_ROWS, "ppo": PROMPT_ROWS}.get(method, PAIRS)
-    trainer = make(method, eval_rows=eval_rows[:3], compute_metrics=lambda t: {"mine": t.global_step})
+    eval_rows = {"sft": SFT_ROWS, **dict.fromkeys(ONLINE, PROMPT_ROWS)}.get(method, PAIRS)
+    settings = {"beta": 0.1} if method == "grpo" else {}
+    trainer = make(method, eval_rows=eval_rows[:3], compute_metrics=lambda t: {"mine": t.global_step}, **settings)
     names = set(trainer.train().columns)
     train_names = {name for name in names if not name.startswith("eval_")}
     assert train_names == METRICS[method] | {"step", "epoch", "learning_rate", "grad_norm"}
-    held_out = {"objective/scores", "objective/kl", "completions/mean_length", "completions/ended"}
-    of_eval = held_out if method == "ppo" else METRICS[method]
+    of_eval = MEASURED.get(method, METRICS[method])
     assert names - train_names == {f"eval_{name}" for name in of_eval | {"mine"}}
     assert trainer.history.last("eval_mine") == 3
 
@@ -340,7 +390,7 @@ def test_trainers_of_different_precision_live_side_by_side():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_checkpointing_gives_the_same_gradients(method):
-    settings = {"reward_funcs": reward_model(1)} if method == "ppo" else {}
+    settings = {"reward_funcs": reward_model(1)} if method in ONLINE else {}
     plain = make(method, max_steps=2, **settings)
     saving = make(method, max_steps=2, gradient_checkpointing=True, **settings)
     for trained in saving.trained_models().values():
@@ -357,7 +407,7 @@ def test_gradient_checkpointing_trains_a_lora_model():
         assert_same_weights(b, a, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "ppo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "ppo", "grpo"])
 def test_of_a_lora_model_only_the_adapter_learns(method):
     trainer = make(method, lora())
     before = weights(trainer.model)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rlhf_course.trainers import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_course.trainers import DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
 
-CONFIGS = [SFTConfig, RewardConfig, DPOConfig, PPOConfig]
+CONFIGS = [SFTConfig, RewardConfig, DPOConfig, PPOConfig, GRPOConfig]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -63,6 +63,16 @@ def test_bad_values_are_named(config, name, value):
         (PPOConfig, {"target_kl": 0}, "target_kl must be above 0"),
         (PPOConfig, {"target_kl": 6, "kl_coef": 0}, "kl_coef .* must be above 0"),
         (PPOConfig, {"target_kl": 6, "kl_horizon": 63}, "kl_horizon .* must be a whole number of at least 64"),
+        (GRPOConfig, {"num_generations": 1}, "num_generations must be a whole number of at least 2"),
+        (GRPOConfig, {"num_generations": 7}, "must be a multiple of num_generations 7, .* got 64 answers"),
+        (GRPOConfig, {"num_iterations": 0}, "num_iterations must be"),
+        (GRPOConfig, {"beta": -0.1}, "beta must be at least 0"),
+        (GRPOConfig, {"epsilon": 1.0}, "epsilon must be above 0 and below 1"),
+        (GRPOConfig, {"epsilon_high": 0}, "epsilon_high must be above 0"),
+        (GRPOConfig, {"loss_type": "ppo"}, "loss_type must be one of 'dapo', 'grpo', 'bnpo', 'dr_grpo', got 'ppo'"),
+        (GRPOConfig, {"scale_rewards": "std"}, "scale_rewards must be one of 'group', 'batch', 'none', got 'std'"),
+        (GRPOConfig, {"max_completion_length": 0}, "max_completion_length must be"),
+        (GRPOConfig, {"temperature": 0}, "temperature must be above 0"),
     ],
 )
 def test_bad_values_of_a_method(config, settings, message):
@@ -72,7 +82,7 @@ def test_bad_values_of_a_method(config, settings, message):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_settings_survive_json_and_whole_numbers_are_whole(config):
-    settings = config(per_device_train_batch_size=2.0, max_steps=3.0, output_dir="runs")
+    settings = config(per_device_train_batch_size=8.0, max_steps=3.0, output_dir="runs")
     assert type(settings.per_device_train_batch_size) is type(settings.max_steps) is int
     assert config(**json.loads(json.dumps(settings.to_dict()))) == settings
 

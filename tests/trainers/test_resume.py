@@ -50,6 +50,9 @@ CASES = {
     "ppo reward model": lambda **k: make("ppo", reward_funcs=reward_model(1), **k),
     "ppo loss_fn": lambda **k: make("ppo", gpt2(), loss_fn=lambda *a: 2 * ppo_clip_loss(*a), **k),
     "ppo random reward": lambda **k: make("ppo", reward_funcs=lambda p, c: torch.rand(len(c)), **k),
+    "grpo": lambda **k: make("grpo", beta=0.1, eval_rows=PROMPT_ROWS[:3], compute_metrics=noise, **k),
+    "grpo reward model": lambda **k: make("grpo", reward_funcs=reward_model(1), gradient_accumulation_steps=2, **k),
+    "grpo lora": lambda **k: make("grpo", lora(dropout=0.1), beta=0.1, loss_type="dr_grpo", **k),
 }
 
 
