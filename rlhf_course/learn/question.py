@@ -2,7 +2,13 @@
 
 import html
 import random
+import re
 from dataclasses import dataclass
+
+
+def as_html(text: str) -> str:
+    """Text of the bank as HTML: escaped, with `code` set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,13 @@ class Question:
 
     def to_html(self) -> str:
         """The question and its numbered options."""
-        items = "".join(f"<li>{html.escape(option.text)}</li>" for option in self.options)
-        return f"<p><b>{html.escape(self.text)}</b></p><ol>{items}</ol>"
+        items = "".join(f"<li>{as_html(option.text)}</li>" for option in self.options)
+        return f"<p><b>{as_html(self.text)}</b></p><ol>{items}</ol>"
 
     def answers_to_html(self, without: str | None = None) -> str:
         """Every option's reason, as a list; `without` leaves one number out."""
         items = [
-            f"<li><b>{number} is {'right' if option.correct else 'wrong'}.</b> {html.escape(option.why)}</li>"
+            f"<li><b>{number} is {'right' if option.correct else 'wrong'}.</b> {as_html(option.why)}</li>"
             for number, option in self.numbered.items()
             if number != without
         ]

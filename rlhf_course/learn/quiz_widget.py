@@ -19,7 +19,7 @@ from IPython.display import display
 from rlhf_course.learn import progress
 from rlhf_course.learn.drills import Drill, drills
 from rlhf_course.learn.mime import widget_bundle
-from rlhf_course.learn.question import Option, Question
+from rlhf_course.learn.question import Option, Question, as_html
 from rlhf_course.learn.topics import TOPICS, unknown
 from rlhf_course.seeding import python_stream
 
@@ -69,7 +69,7 @@ class QuizView:
 
     def __init__(self, question: Question):
         self.question = question.shuffled(python_stream(0, "quiz", question.id))
-        self.text = ipywidgets.HTML(self.question.to_html())
+        self.text = ipywidgets.HTML(self._question_text())
         self.choice = ipywidgets.RadioButtons(
             options=list(self.question.numbered), value=None, description="Your answer:"
         )
@@ -85,6 +85,9 @@ class QuizView:
             raw=True,
         )
 
+    def _question_text(self) -> str:
+        return f'<div style="line-height: 1.5">{self.question.to_html()}</div>'  # a widget's own is 28 pixels
+
     def _greeting(self) -> str:
         done = progress.has_passed("quizzes", self.question.id)
         return "You have answered this one right before. Try it again if you like." if done else ""
@@ -97,11 +100,11 @@ class QuizView:
         option = self.question.numbered[number]
         notice = self._record(option.correct)
         if option.correct:
-            message = f"<b>✓ Right: {number}.</b> {html.escape(option.why)}"
+            message = f"<b>✓ Right: {number}.</b> {as_html(option.why)}"
             others = self.question.answers_to_html(number)
             fold = f"<details><summary>And the others?</summary>{others}</details>"
         else:
-            message, fold = f"<b>✗ Not {number}.</b> {html.escape(option.why)} Try another one.", ""
+            message, fold = f"<b>✗ Not {number}.</b> {as_html(option.why)} Try another one.", ""
         self.feedback.value = _alert(message) + fold + (f"<p>{html.escape(notice)}</p>" if notice else "")
 
     def _record(self, correct: bool) -> str:
@@ -121,7 +124,7 @@ class DrillView(QuizView):
 
     def _renew(self, _button: ipywidgets.Button) -> None:
         self.question = self._drill.ask(self._stream).shuffled(self._stream)
-        self.text.value = self.question.to_html()
+        self.text.value = self._question_text()
         self.choice.options = list(self.question.numbered)
         self.choice.value = None
         self.feedback.value = _alert("New numbers.")
@@ -131,4 +134,4 @@ class DrillView(QuizView):
 
 
 def _alert(message: str) -> str:
-    return f'<div role="alert">{message}</div>'
+    return f'<div role="alert" style="line-height: 1.5">{message}</div>'

@@ -51,6 +51,10 @@ def test_the_same_controls_give_the_same_bytes():
     assert bytes(BradleyTerry().image.value) == bytes(BradleyTerry().image.value)
 
 
+def test_sliders_are_long_enough_to_aim_with():
+    assert {widget.layout.width for widget in BradleyTerry().widgets.values()} == {"500px"}
+
+
 def test_a_lab_has_to_say_how_it_is_drawn():
     with pytest.raises(NotImplementedError):
         Lab()

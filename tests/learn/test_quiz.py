@@ -9,6 +9,7 @@ import pytest
 from rlhf_course.learn import progress, quiz
 from rlhf_course.learn.drills import drills
 from rlhf_course.learn.mime import WIDGET_VIEW
+from rlhf_course.learn.question import as_html
 from rlhf_course.learn.quiz_widget import DrillView, QuizView, bank
 from rlhf_course.learn.topics import TOPICS
 
@@ -84,6 +85,12 @@ def test_a_wrong_answer_is_explained_and_can_be_mended():
     assert right.why in view.feedback.value.replace("&#x27;", "'")
     assert "And the others?" in view.feedback.value
     assert progress.load()["quizzes"][view.question.id] == {"passed": True, "attempts": 2}
+
+
+def test_code_in_a_question_is_set_as_code():
+    view = view_of("start_here.whose_code")
+    assert "<code>loss_fn=usable(my_loss)</code>" in view.text.value
+    assert as_html("`x < y`, a < b") == "<code>x &lt; y</code>, a &lt; b"
 
 
 def test_checking_without_a_choice_asks_for_one(capsys):

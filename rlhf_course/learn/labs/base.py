@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from rlhf_course.learn.mime import widget_bundle
 
 _WIDTH = 760  # CSS pixels
+_SLIDER_WIDTH = 500  # the widgets' own 300 leaves a track on which a step is hardly a pixel
 _DPI = 200  # twice the 100 of a plain screen: sharp on a retina one
 
 
@@ -52,6 +53,8 @@ class Lab:
         self.reading = ipywidgets.HTML()
         self._redraw()
         for widget in self.widgets.values():
+            if widget.has_trait("readout") and widget.layout.width is None:
+                widget.layout.width, widget.layout.max_width = f"{_SLIDER_WIDTH}px", "100%"
             widget.observe(self._redraw, names="value")
         self.box = ipywidgets.VBox([*self.widgets.values(), self.image, self.reading])
 
