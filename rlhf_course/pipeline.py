@@ -42,8 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reward": {"per_device_train_batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 2},
     "ppo": {"max_steps": 80, "num_ppo_epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.1},
     "dpo": {"learning_rate": 2e-4, "beta": 0.3},
-    "grpo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.05},
-    "rloo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.05},
+    "grpo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.3},
+    "rloo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.2},
 }
 
 #: How much data each stage gets.
