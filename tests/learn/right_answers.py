@@ -170,6 +170,35 @@ def controller_by_cases(beta, kl, target, batch_size, horizon):
     return beta + (kl - target) / target * share * beta
 
 
+def sequence_by_where(logps, mask):
+    return torch.where(mask.bool(), logps, torch.zeros_like(logps)).sum(-1)
+
+
+def sequence_by_loop(logps, mask):
+    return torch.stack([row[kept].sum() for row, kept in zip(logps, mask > 0)])
+
+
+def dpo_by_ratios(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    policy_gap = policy_chosen_logps - policy_rejected_logps
+    ref_gap = ref_chosen_logps - ref_rejected_logps
+    return F.softplus(-beta * (policy_gap - ref_gap)).mean()
+
+
+def dpo_by_cross_entropy(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    chosen = beta * (policy_chosen_logps - ref_chosen_logps)
+    rejected = beta * (policy_rejected_logps - ref_rejected_logps)
+    scores = torch.stack([chosen, rejected], dim=1)
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+
+
+def rewards_distributed(policy_logps, ref_logps, beta):
+    return beta * policy_logps - beta * ref_logps
+
+
+def rewards_in_place_of_a_copy(policy_logps, ref_logps, beta):
+    return torch.sub(policy_logps, ref_logps).mul(beta)
+
+
 def groups_by_loop(rewards, num_generations):
     parts = []
     for group in rewards.split(num_generations):
@@ -247,6 +276,9 @@ RIGHT_ANSWERS = {
     "kl.tilted_policy": [tilt_by_maximum, tilt_by_logsumexp],
     "kl.best_of_n_kl": [best_of_n_rearranged, best_of_n_in_torch],
     "kl.adaptive_beta": [controller_in_torch, controller_by_cases],
+    "dpo.sequence_logps": [sequence_by_where, sequence_by_loop],
+    "dpo.dpo_loss": [dpo_by_ratios, dpo_by_cross_entropy],
+    "dpo.implicit_rewards": [rewards_distributed, rewards_in_place_of_a_copy],
     "grpo.group_advantages": [groups_by_loop, groups_repeated],
     "grpo.rloo_advantages": [rloo_by_loop, rloo_by_the_mean],
     "grpo.grpo_loss": [grpo_by_quadrants, grpo_by_maximum],
