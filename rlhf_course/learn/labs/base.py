@@ -78,4 +78,4 @@ class Lab:
 
     def _redraw(self, _change: Any = None) -> None:
         self.image.value, sentence = self.render()
-        self.reading.value = f'<p role="status">{html.escape(sentence)}</p>'
+        self.reading.value = f'<p role="status" style="line-height: 1.5">{html.escape(sentence)}</p>'
