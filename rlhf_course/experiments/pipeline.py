@@ -14,8 +14,8 @@ SEEDS = (0, 1, 2)
 TEST_PAIRS = 1_500
 #: Prices of a nat of KL, in units of the reward model's score. 0 is no penalty; 0.1 is the pipeline's own.
 BETAS = (0.0, 0.02, 0.05, 0.1, 0.3, 1.0)
-#: Nearly twice the PPO of the pipeline: long enough to see what comes after the peak.
-STEPS, STEPS_BETWEEN_LOOKS = 150, 10
+#: A little longer than the PPO of the pipeline: enough to see what comes after the peak.
+STEPS, STEPS_BETWEEN_LOOKS = 100, 10
 FRESH_ANSWERS = 256
 #: The prompt whose answer every look keeps.
 ASKED = WORLD.prompts("train")[0]
