@@ -41,13 +41,12 @@ class DPOGradient(Lab):
         vote = torch.sigmoid(torch.tensor(gap)).item()
         left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
         margins = torch.linspace(-_FARTHEST, _FARTHEST, 601)
-        for other in (0.1, 0.3, 1.0):
-            left.plot(margins, _weights(margins, other) / other, color="0.82", linewidth=1)
-        left.plot(margins, _weights(margins, beta) / beta, color=_PULL)
-        left.plot([margin], [weight / beta], "o", color=_PAIR)
-        left.set_title(
-            f"β = {beta:.2f}, margin {margin:+.1f}: {100 * weight / beta:.0f} % of the full pull", loc="left"
-        )
+        left.plot(margins, _weights(margins, beta) / beta, color=_PULL, zorder=3, label=f"β = {beta:.2f}")
+        for other, dash in ((0.1, ":"), (0.3, "--"), (1.0, "-")):
+            left.plot(margins, _weights(margins, other) / other, dash, color="0.75", linewidth=1, label=f"β = {other}")
+        left.legend(frameon=False, fontsize=8, loc="upper right")
+        left.plot([margin], [weight / beta], "o", color=_PAIR, zorder=4)
+        left.set_title(f"Margin {margin:+.1f}: {100 * weight / beta:.0f} % of the full pull", loc="left")
         left.set_xlabel("margin: log-ratio of chosen − log-ratio of rejected (nats)")
         left.set_ylabel("pull on the pair, as a share of β")
         left.set_ylim(-0.03, 1.03)
@@ -63,7 +62,7 @@ class DPOGradient(Lab):
         )
 
     def _draw_pushes(self, axes: Axes, weight: float, beta: float) -> None:
-        colours = (COLOURS["gold"], COLOURS["base"])
+        colours = (_PULL, COLOURS["base"])
         axes.bar(["chosen", "rejected"], [weight, -weight], 0.5, color=colours)
         for x, push in enumerate((weight, -weight)):
             offset, place = ((0, 4), "bottom") if push > 0 else ((0, -4), "top")
@@ -75,7 +74,7 @@ class DPOGradient(Lab):
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlim(-0.5, 1.5)
         axes.set_ylim(-1.3 * beta, 1.3 * beta)
-        axes.set_title("One goes up as hard as the other goes down", loc="left")
+        axes.set_title("Up and down, equally hard", loc="left")
         axes.set_ylabel("push on log π")
 
 
