@@ -45,8 +45,8 @@ def _gap(stream: Random) -> Question:
     right = log(bound / (1 - bound))
     return Question(
         "rlaif.gap_drill",
-        f"A soft label of {label} is clamped to at most {bound}. For which gap of scores, chosen minus rejected, is the "
-        f"pair's loss lowest?",
+        f"A soft label of {label} is clamped to at most {bound}. For which gap of scores, chosen minus rejected, is "
+        f"the pair's loss lowest?",
         (
             Option(
                 f"{right:.2f}",
