@@ -1,0 +1,174 @@
+"""Lessons in a real browser: Run All, a quiz by keyboard, an exercise done wrong and right, a lab that moves.
+
+Pictures of every step go to the folder that RLHF_COURSE_SCREENSHOTS names. Look at them when the look may have changed.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import pytest
+
+from rlhf_course.learn.catalogue import exercises
+from rlhf_course.learn.quiz_widget import bank
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What to try in a lesson.
+
+    Attributes:
+        name: the notebook's.
+        quiz: a quiz's id.
+        exercise: an exercise's id.
+        wrong: a body that makes a listed mistake.
+        mistake: that mistake's name.
+        right: a body that passes.
+        lab: a lab's name, if the lesson has one with a slider.
+    """
+
+    name: str
+    quiz: str
+    exercise: str
+    wrong: str
+    mistake: str
+    right: str
+    lab: str | None = None
+
+
+LESSONS = [
+    Lesson(
+        "00_start_here",
+        quiz="start_here.mirror",
+        exercise="start_here.sigmoid",
+        wrong="return 1 / (1 + torch.exp(x))",
+        mistake="sign of the exponent",
+        right="return torch.sigmoid(x)",
+    ),
+    Lesson(
+        "03_reward_model",
+        quiz="reward_model.shift",
+        exercise="reward_model.reward_loss",
+        wrong="return -torch.nn.functional.logsigmoid(rejected_rewards - chosen_rewards).mean()",
+        mistake="reversed",
+        right="return torch.nn.functional.softplus(rejected_rewards - chosen_rewards).mean()",
+        lab="bradley_terry",
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=LESSONS, ids=lambda lesson: lesson.name)
+def lesson(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def page(lesson, open_notebook):
+    """The learner's notebook, opened and run to its end."""
+    page = open_notebook(f"{lesson.name}.ipynb")
+    page.picture("1-opened")
+    page.run_all()
+    page.picture("2-run")
+    return page
+
+
+def plain(text):
+    """Text without its line breaks and marks of code, as the page shows it or as the bank has it."""
+    return " ".join(text.replace("`", "").split())
+
+
+def test_it_opens_undisturbed_and_run_all_reaches_the_end_without_an_error(page):
+    assert page.page.locator(".Toastify__toast").count() == 0
+    assert page.page.locator(".jp-Dialog").count() == 0
+    assert page.stored_errors() == []
+
+
+def test_a_quiz_is_answered_wrong_then_right_by_keyboard(page, lesson):
+    question = bank()[lesson.quiz]
+    place = page.index(f'quiz("{lesson.quiz}")')
+    shown = [plain(text) for text in page.cell(place).locator("ol li").all_inner_texts()]
+    assert sorted(shown) == sorted(plain(option.text) for option in question.options)
+    alert = page.cell(place).locator("[role=alert]")
+    for correct, key in ((False, "Space"), (True, "Enter")):
+        option = next(option for option in question.options if option.correct == correct)
+        number = shown.index(plain(option.text))
+        page.tab_to(place, "input[type=radio]", number)
+        page.page.keyboard.press("Space")
+        page.tab_to(place, "button")
+        page.page.keyboard.press(key)
+        verdict = f"✓ Right: {number + 1}." if correct else f"✗ Not {number + 1}."
+        alert.filter(has_text=verdict).wait_for()
+        assert plain(option.why) in plain(alert.inner_text())
+        page.cell(place)
+        page.picture(f"3-quiz-{'right' if correct else 'wrong'}")
+
+
+def test_an_exercise_goes_from_unwritten_through_raising_and_wrong_to_right(page, lesson):
+    exercise = exercises()[lesson.exercise]
+    place = page.index(f'@exercise("{lesson.exercise}")')
+    check = page.index("check(", after=place)
+    stub = "# Write your code here, in place of the next line.\n    raise exercise.NotAttempted"
+    assert stub in page.source(place)
+
+    assert page.output(check) == [f"○ {lesson.exercise}: not attempted yet"]
+    page.picture("4-unwritten")
+
+    def attempt(body, name):
+        page.write(place, page.source(place).replace(stub, body))
+        page.run(place)
+        page.run(check)
+        page.cell(check)
+        page.picture(f"5-exercise-{name}")
+        (text,) = page.output(check)
+        return text.splitlines()
+
+    headline, *rest = attempt("return not_defined_anywhere", "raising")
+    assert headline.startswith(f"! {lesson.exercise}: your code raised NameError: name 'not_defined_anywhere'")
+    case = exercise.make_cases()[0]
+    assert f"The first case that raised, {case.name}:" in rest[0]
+    for parameter in list(inspect.signature(exercise.solution).parameters)[: len(case.args)]:
+        assert any(line.strip().startswith(parameter) for line in rest), f"the check does not show {parameter}"
+
+    headline, *rest = attempt(lesson.wrong, "wrong")
+    assert headline.startswith(f"✗ {lesson.exercise}: ")
+    (mistake,) = [mistake for mistake in exercise.mistakes if mistake.name == lesson.mistake]
+    assert mistake.message in plain(" ".join(rest))
+
+    (headline,) = attempt(lesson.right, "right")
+    assert headline.startswith(f"✓ {lesson.exercise}: ")
+
+
+def test_a_lab_follows_its_slider(page, lesson):
+    if lesson.lab is None:
+        pytest.skip(f"lesson {lesson.name} has no lab with a slider")
+    place = page.index(f'lab("{lesson.lab}")')
+    image, status = page.cell(place).locator("img.widget-image"), page.cell(place).locator("[role=status]")
+    page.picture("6-lab-as-it-opens")
+    before, sentence = image.get_attribute("src"), status.inner_text()
+    handle = page.tab_to(place, ".noUi-handle")
+    value = handle.get_attribute("aria-valuenow")
+    page.page.keyboard.press("ArrowLeft")
+    page.page.wait_for_function("([image, before]) => image.src !== before", arg=[image.element_handle(), before])
+    assert handle.get_attribute("aria-valuenow") != value
+    assert status.inner_text() != sentence
+    assert image.evaluate("image => image.complete && image.naturalWidth") > 400
+    page.picture("7-lab-moved")
+
+
+def test_a_notebook_that_was_not_run_shows_its_fallbacks(open_notebook, lesson):
+    page = open_notebook(f"solved/{lesson.name}.ipynb")
+    cell = page.cell(page.index(f'quiz("{lesson.quiz}")'))
+    assert cell.locator("ol li").count() == len(bank()[lesson.quiz].options)
+    assert cell.locator("ol li").first.is_visible()
+    assert cell.locator("input").count() == 0
+    answers = cell.locator("details li").first
+    assert not answers.is_visible()
+    cell.locator("summary").click()
+    answers.wait_for(state="visible")
+    page.picture("8-quiz-not-run")
+    if lesson.lab:
+        image = page.cell(page.index(f'lab("{lesson.lab}")')).locator("img")
+        image.wait_for(state="visible")
+        assert image.evaluate("image => image.naturalWidth") > 400
+        page.picture("9-lab-not-run")
