@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from rlhf_course.experiments.table import Table, read_table
 Experiment = Callable[..., Table]
 
 
+@cache
 def experiments() -> dict[str, Experiment]:
     """Every experiment by its table's name, "reward_model.label_noise", modules in alphabetical order."""
     found = {}
