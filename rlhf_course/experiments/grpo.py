@@ -31,7 +31,7 @@ AGGREGATIONS: dict[str, dict[str, Any]] = {
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
 }
 #: Steps of both trainers that are timed, after as many that warm up.
-TIMED_STEPS = 8
+TIMED_STEPS = 6
 RULE_STEPS = 60
 
 
