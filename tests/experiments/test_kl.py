@@ -127,7 +127,35 @@ def test_one_seed_of_three_has_a_hack_among_its_eight_answers():
     assert "fact four times, closing" not in (best[0], best[2])
 
 
-def ends(form, column):
+def ends(form):
+    """KL and gold at the end of a form's runs, by seed."""
     table = load_result("kl.kl_placement")
     last = max(table.values("step"))
-    return {seed: table.values(column, form=form, seed=seed, step=last)[0] for seed in SEEDS}
+    rows = table.where(form=form, step=last)
+    return {row["seed"]: row["kl"] for row in rows}, {row["seed"]: row["gold"] for row in rows}
+
+
+def test_k1_as_a_loss_does_not_hold_the_policy_and_the_other_forms_do():
+    sft_gold = {row["seed"]: row["gold"] for row in load_result("kl.kl_placement").where(form="no penalty", step=0)}
+    drift, worth = ends("k1 as a loss")
+    free, _ = ends("no penalty")
+    assert sum(drift[seed] > free[seed] for seed in SEEDS) == 2, "the lesson says so"
+    for form in ("k2 as a loss", "k3 as a loss", "ratio·k3 as a loss", "k1 in the reward"):
+        kl_of, gold_of = ends(form)
+        for seed in SEEDS:
+            assert kl_of[seed] < 8, form
+            assert drift[seed] > 5 * kl_of[seed], form
+            assert gold_of[seed] > sft_gold[seed] + 1, form
+            assert gold_of[seed] > worth[seed] + 1, form
+            assert gold_of[seed] >= ends("k3 as a loss")[1][seed], form
+
+
+def test_without_a_penalty_the_score_is_highest_and_the_truth_below_every_form_that_holds():
+    table = load_result("kl.kl_placement")
+    last = max(table.values("step"))
+    for seed in SEEDS:
+        proxy = {form: table.values("proxy", seed=seed, form=form, step=last)[0] for form in kl.FORMS}
+        gold = {form: table.values("gold", seed=seed, form=form, step=last)[0] for form in kl.FORMS}
+        held = [form for form in kl.FORMS if form not in ("no penalty", "k1 as a loss")]
+        assert proxy["no penalty"] > max(proxy[form] for form in held)
+        assert gold["no penalty"] < min(gold[form] for form in held)
