@@ -134,21 +134,32 @@ class RuleLabeler:
         return torch.sigmoid(gap / self.labeler.temperature + self.position_bias)
 
 
+def verdict_prompt(prompt: str, first: str, second: str) -> str:
+    """What a `ModelLabeler` reads before it gives its verdict."""
+    return f"{prompt} {first} <sep> {second} <sep>"
+
+
 @dataclass(frozen=True)
 class ModelLabeler:
-    """A language model that reads a prompt and two answers, and says which is better: "this" (the first) or "that".
+    """A language model that reads a prompt and two answers, and says in one word which is better.
 
     Only the two words' probabilities are compared, at the one place where the verdict would stand.
+
+    Attributes:
+        words: the verdict for the answer shown first, and for the other.
+        ask: (prompt, first, second) → what the model reads, as text or as chat messages.
     """
 
     model: nn.Module
     tokenizer: Any
+    words: tuple[str, str] = (FIRST, SECOND)
+    ask: Callable[[str, str, str], Any] = verdict_prompt
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        rows = [{"prompt": verdict_prompt(*row)} for row in zip(prompts, first, second)]
+        rows = [{"prompt": self.ask(*row)} for row in zip(prompts, first, second)]
         rows = tokenize_prompts(rows, self.tokenizer, max_length=1_000_000)
-        words = self.tokenizer.convert_tokens_to_ids([FIRST, SECOND])
+        words = [self.tokenizer(word, add_special_tokens=False).input_ids[-1] for word in self.words]
         body, head = body_and_head(self.model)
         found = []
         with evaluation_mode(self.model):
@@ -160,11 +171,6 @@ class ModelLabeler:
                 logits = head(body(**batch, use_cache=False).last_hidden_state[:, -1])[:, words].float()
                 found.append(torch.sigmoid(logits[:, 0] - logits[:, 1]).cpu())
         return torch.cat(found)
-
-
-def verdict_prompt(prompt: str, first: str, second: str) -> str:
-    """What a `ModelLabeler` reads before it gives its verdict."""
-    return f"{prompt} {first} <sep> {second} <sep>"
 
 
 def teach_labeler(

@@ -29,8 +29,10 @@ from rlhf_course.data.world import (
 )
 from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, reward_accuracy, sample_answers
 from rlhf_course.experiments.models import trained
+from rlhf_course.experiments.real_reward import ENTANGLEMENT
 from rlhf_course.experiments.reward_model import minimal_pair_accuracies, reward_gaps
 from rlhf_course.experiments.table import Table
+from rlhf_course.models import load_policy, weights_note
 from rlhf_course.models.reward import RewardModel
 from rlhf_course.rlaif import (
     AILabeler,
@@ -67,7 +69,7 @@ LABELERS = {
 POSITION_BIASES = (0.0, 0.5, 1.0, 2.0)
 #: Labels by name: hard ones, the model's own probabilities, and those clamped as Constitutional AI does.
 LABEL_KINDS = {"hard": None, "soft": (0.0, 1.0), "clamped": (0.4, 0.6)}
-HUMAN_LABELS = 300
+HUMAN_LABELS, MANY_LABELS = 300, 2_000
 
 
 def blind_spot(seeds: Sequence[int] = SEEDS) -> Table:
@@ -201,12 +203,60 @@ def soft_labels(seeds: Sequence[int] = SEEDS, rl_steps: int = RL_STEPS) -> Table
     return Table("rlaif.soft_labels", _settings(seeds, pairs=PAIRS, rl_steps=rl_steps), rows)
 
 
-def human_labels(seeds: Sequence[int] = SEEDS) -> Table:
-    """Where a few hundred human labels are best spent beside thousands from an AI that cannot check facts.
+def both_halves(seeds: Sequence[int] = SEEDS, rl_steps: int = RL_STEPS) -> Table:
+    """All of Constitutional AI: critique, revision and imitation, then a taught labeler's preferences and GRPO on them.
 
-    The reward model learns from people's labels of `HUMAN_LABELS` pairs alone; from the AI's labels of all pairs; from
-    those with people's in their place on `HUMAN_LABELS` pairs at random; or with as many that aim at the blind spot,
-    pairs in which an answer meets itself with another fact, as red-teamers write them.
+    Columns: `seed`; `stage`, "sft", "sl" (after the first half) or "rl" (after both); `proxy`, the score of the reward
+    model that learned from the labeler; `gold`; then, for each principle, the share of answers that break it. The labels
+    are clamped to 10–90 %. A minute a seed, once the labeler is taught.
+    """
+    rows = []
+    for seed in seeds:
+        sft, answers = trained("sft", seed), _sampled(seed, REVISED_ANSWERS, "to revise")
+        sl = imitate(
+            sft, [{"prompt": a.prompt, "completion": revised(a.prompt, a.text)} for a in answers], seed, SL_STEPS
+        )
+        pairs = pipeline.sample_groups(sl, PAIRS, 2, seed, name="pairs after the first half")
+        judge = _soft_reward_model(sl, ai_comparisons(pairs, _model_labeler(seed), low=0.1, high=0.9), seed)
+        rl = pipeline.grpo(sl, judge, seed, max_steps=rl_steps, disable_tqdm=True).model
+        for stage, policy in (("sft", sft), ("sl", sl), ("rl", rl)):
+            stream = derive_seed(seed, "proxy")
+            proxy = evaluate_policy(policy, world_tokenizer(), reward_model=judge, n=FRESH_ANSWERS, seed=stream)[
+                "proxy"
+            ]
+            rows.append({"seed": seed, "stage": stage, "proxy": proxy, **_traits(policy, seed)})
+    return Table("rlaif.both_halves", _settings(seeds, pairs=PAIRS, sl_steps=SL_STEPS, rl_steps=rl_steps), rows)
+
+
+def audit(seeds: Sequence[int] = SEEDS) -> Table:
+    """A few hundred human labels as a measurement: how often the blind AI's labels agree with people's, and where.
+
+    Columns: `seed`; `pairs`, "as they come" or "aimed" (an answer beside the same answer with another concept's fact,
+    as red-teamers write them); `ai`, how often its label is the one that a person gave; `person`, how often a second
+    person's is; `n`, human labels. Seconds.
+    """
+    rows = []
+    for seed in seeds:
+        drawn = {
+            "as they come": _groups(seed, PAIRS, "ai pairs")[:HUMAN_LABELS],
+            "aimed": _red_team(seed, HUMAN_LABELS),
+        }
+        for name, groups in drawn.items():
+            _, votes = _votes(groups, LABELERS["people"], seed)
+            agree = {
+                who: float(np.mean([_probability_of(vote, labeler) for vote in votes]))
+                for who, labeler in (("ai", LABELERS["blind AI"]), ("person", _person(seed)))
+            }
+            rows.append({"seed": seed, "pairs": name, **agree, "n": len(votes)})
+    return Table("rlaif.audit", _settings(seeds), rows)
+
+
+def human_labels(seeds: Sequence[int] = SEEDS) -> Table:
+    """Human labels as training data, beside thousands from an AI that cannot check facts.
+
+    A reward model learns from `HUMAN_LABELS` of people alone; from the AI's alone; from these with people's in their
+    place on as many pairs as they come; or with as many (or `MANY_LABELS` more) on pairs aimed at the blind spot, as in
+    `audit`.
 
     Columns: `seed`, `data`, `rm_gold` (fresh pairs in gold order), `truth` (minimal pairs in which the right fact wins)
     and `pairs`. A minute a seed.
@@ -217,19 +267,45 @@ def human_labels(seeds: Sequence[int] = SEEDS) -> Table:
         fresh = pipeline.collect_rankings(sft, TEST_PAIRS, 2, seed, name="people's votes")
         _, machine = _votes(groups, LABELERS["blind AI"], seed)
         _, people = _votes(groups, LABELERS["people"], seed)
-        _, aimed = _votes(_red_team(seed, HUMAN_LABELS), LABELERS["people"], seed)
+        _, aimed = _votes(_red_team(seed, MANY_LABELS), LABELERS["people"], seed)
         data = {
             "people": people[:HUMAN_LABELS],
             "AI": machine,
-            "AI, people at random": people[:HUMAN_LABELS] + machine[HUMAN_LABELS:],
-            "AI, people in the blind spot": aimed + machine[HUMAN_LABELS:],
+            "AI, few as they come": people[:HUMAN_LABELS] + machine[HUMAN_LABELS:],
+            "AI, few aimed": aimed[:HUMAN_LABELS] + machine[HUMAN_LABELS:],
+            "AI, many aimed": aimed + machine,
         }
         for name, rankings in data.items():
             judge = pipeline.reward(sft, seed, rankings, disable_tqdm=True).model
             found = reward_accuracy(judge, world_tokenizer(), fresh)["rm_gold_accuracy"]
             truth = minimal_pair_accuracies(judge)["right fact"]
             rows.append({"seed": seed, "data": name, "rm_gold": found, "truth": truth, "pairs": len(rankings)})
-    return Table("rlaif.human_labels", _settings(seeds, human_labels=HUMAN_LABELS, ai_pairs=PAIRS), rows)
+    return Table("rlaif.human_labels", _settings(seeds, few=HUMAN_LABELS, many=MANY_LABELS, ai_pairs=PAIRS), rows)
+
+
+def ask_a_real_model(model_name: str = "smollm2-135m") -> str:
+    """Let a real model judge the two answers of `ENTANGLEMENT` in both orders; returns its verdicts, in words."""
+    model, tokenizer = load_policy(model_name)
+    ask = ModelLabeler(model, tokenizer, ("A", "B"), _real_question)
+    jargon, clear = ENTANGLEMENT.values()
+    question = ["Explain quantum entanglement."]
+    shown_first, shown_second = ask(question, [clear], [jargon]), ask(question, [jargon], [clear])
+    lines = [
+        f"P(the first wins), the clear answer first:  {shown_first.item():.3f}",
+        f"P(the first wins), the clear answer second: {shown_second.item():.3f}",
+        f"P(the clear answer wins), both orders:      {debiased_preference(shown_first, shown_second).item():.3f}",
+    ]
+    if note := weights_note(model):
+        lines.append(f"({model_name}, {note})")
+    return "\n".join(lines)
+
+
+def _real_question(prompt: str, first: str, second: str) -> list[dict[str, str]]:
+    text = (
+        f"{prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\n"
+        "Which answer explains it in plainer words? Say A or B, nothing else."
+    )
+    return [{"role": "user", "content": text}]
 
 
 # ---------------------------------------------------------------------- training and measuring
@@ -277,9 +353,8 @@ def _votes(groups: list[dict], labeler: Labeler, seed: int) -> tuple[dict[str, f
     """A labeler's votes on pairs, and how often two such labelers agree, and a vote with the truth."""
     ours = [[labeler.utility(g["prompt"], *answer) for answer in zip(g["answers"], g["ended"])] for g in groups]
     first, second = np.array(ours).T
-    person = labeler == LABELERS["people"]
-    if person:
-        labeler = labeler.calibrated(*np.array(_people_utilities(seed)).T)
+    if labeler == LABELERS["people"]:
+        labeler = _person(seed)
     rows = label_rankings(groups, labeler, derive_seed(seed, "votes"), calibrate=False)
     gaps = np.array([row["gold_chosen"] - row["gold_rejected"] for row in rows])
     right = float(np.mean(gaps[np.abs(gaps) > 1e-9] > 0))
@@ -287,10 +362,17 @@ def _votes(groups: list[dict], labeler: Labeler, seed: int) -> tuple[dict[str, f
 
 
 @cache
-def _people_utilities(seed: int) -> list[list[float]]:
-    """What the pairs that calibrate people's temperature are worth to them."""
-    groups, people = _groups(seed, PAIRS, "ai pairs"), LABELERS["people"]
-    return [[people.utility(g["prompt"], *answer) for answer in zip(g["answers"], g["ended"])] for g in groups]
+def _person(seed: int) -> Labeler:
+    """A labeler who agrees with another one 72.6 % of the time on pairs of the SFT model's answers."""
+    groups, person = _groups(seed, PAIRS, "ai pairs"), LABELERS["people"]
+    worth = [[person.utility(g["prompt"], *answer) for answer in zip(g["answers"], g["ended"])] for g in groups]
+    return person.calibrated(*np.array(worth).T)
+
+
+def _probability_of(vote: dict, labeler: Labeler) -> float:
+    """How likely a labeler is to vote the same."""
+    answers = zip((vote["chosen"], vote["rejected"]), vote["ended"])
+    return float(labeler.preference_probability(*(labeler.utility(vote["prompt"], *answer) for answer in answers)))
 
 
 @cache

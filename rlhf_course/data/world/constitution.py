@@ -102,9 +102,7 @@ CONSTITUTION = (
         lambda concept, sentence: sentence.removeprefix(f"{HEDGE} "),
     ),
     Principle("whole sentences", "Write whole sentences.", _kind("broken"), _strike_out),
-    Principle(
-        "true facts", "State only what is true of the thing.", _untrue("fact", "fact"), _corrected("fact")
-    ),
+    Principle("true facts", "State only what is true of the thing.", _untrue("fact", "fact"), _corrected("fact")),
     Principle(
         "fitting analogies",
         "Compare the thing only with what it is like.",
