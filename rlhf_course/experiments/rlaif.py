@@ -207,7 +207,7 @@ def both_halves(seeds: Sequence[int] = SEEDS, rl_steps: int = RL_STEPS) -> Table
     """All of Constitutional AI: critique, revision and imitation, then a taught labeler's preferences and GRPO on them.
 
     Columns: `seed`; `stage`, "sft", "sl" (after the first half) or "rl" (after both); `proxy`, the score of the reward
-    model that learned from the labeler; `gold`; then, for each principle, the share of answers that break it. The labels
+    model that learned from the labeler; `gold`; then, for each principle, the share of answers that break it. Labels
     are clamped to 10–90 %. A minute a seed, once the labeler is taught.
     """
     rows = []
