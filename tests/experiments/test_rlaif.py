@@ -98,3 +98,83 @@ def test_an_experiment_runs(small, run, rows):
     table = run()
     assert len(table.rows) == rows
     assert len({tuple(row) for row in table.rows}) == 1
+
+
+# ---------------------------------------------------------------------- what the tables must show, in every seed
+
+
+def test_a_blind_labelers_labels_agree_more_are_right_less_and_leave_wrong_facts_where_they_were():
+    table = load_result("rlaif.blind_spot")
+    people, blind, informed = (
+        {column: by_seed(table, column, labeler=name) for column in ("agreement", "label_gold", "wrong_facts", "gold")}
+        for name in ("people", "blind AI", "informed AI")
+    )
+    before = by_seed(table, "wrong_facts", labeler="none")
+    for seed in (0, 1, 2):
+        assert people["agreement"][seed] == pytest.approx(0.726, abs=0.002)
+        assert blind["agreement"][seed] > people["agreement"][seed] + 0.05
+        assert blind["label_gold"][seed] < people["label_gold"][seed] - 0.03
+        assert people["wrong_facts"][seed] < before[seed] / 1.5 and informed["wrong_facts"][seed] < before[seed] / 2
+        assert blind["wrong_facts"][seed] > 2 * max(people["wrong_facts"][seed], informed["wrong_facts"][seed])
+        assert blind["gold"][seed] < min(people["gold"][seed], informed["gold"][seed]) - 0.2
+
+
+def test_imitating_revised_answers_lifts_gold_and_each_principle_does_its_own_work():
+    table = load_result("rlaif.revision")
+    assert min(table.values("gold", left_out="nothing")) > max(table.values("gold", left_out="before")) + 1
+    assert max(table.values("gold", left_out="everything")) < 0
+    for name in ("plain words", "no flattery", "no hedging", "true facts", "fitting analogies"):
+        assert max(table.values(name, left_out="nothing")) < 0.05, name
+        assert min(table.values(name, left_out=name)) > 0.09, name
+    # What nobody asked for: the policy repeats itself more than before, though no revised answer does.
+    assert min(table.values("no repetition", left_out="nothing")) > 2 * max(
+        table.values("no repetition", left_out="before")
+    )
+
+
+def test_both_orders_mend_what_a_slot_bias_spoils():
+    table = load_result("rlaif.position_bias")
+    assert min(table.values("both_orders", labeler="rules")) > 0.99
+    assert max(table.values("one_order", bias=2.0)) < 0.9
+    one, both = (by_seed(table, column, labeler="model") for column in ("one_order", "both_orders"))
+    assert all(both[seed] > one[seed] + 0.05 for seed in one)
+    assert max(table.values("consistent", labeler="model")) < 0.65
+
+
+def test_a_taught_labeler_sees_style_and_hardly_any_truth():
+    table = load_result("rlaif.what_the_labeler_sees")
+    assert min(table.values("accuracy", principle="plain words")) > 0.95
+    for name in ("no flattery", "no hedging"):
+        assert min(table.values("accuracy", principle=name)) > 0.62, name
+    for name in ("true facts", "fitting analogies", "whole sentences"):
+        assert max(table.values("accuracy", principle=name)) < 0.62, name
+    assert max(table.values("accuracy", principle="no repetition")) < 0.45
+
+
+def test_soft_labels_make_the_best_policy_and_votes_the_least_calibrated_model():
+    table = load_result("rlaif.soft_labels")
+    golds = {kind: by_seed(table, "gold", labels=kind) for kind in ("hard", "soft", "clamped")}
+    assert all(golds["soft"][seed] > max(golds["hard"][seed], golds["clamped"][seed]) for seed in (0, 1, 2))
+    assert min(table.values("surprise", labels="hard")) > 0.8
+    assert max(table.values("surprise", labels="soft")) < 0.6
+    assert max(table.values("gap", labels="clamped")) < 0.41
+
+
+def test_the_second_half_raises_the_ais_reward_and_not_always_gold():
+    table = load_result("rlaif.both_halves")
+    for seed in (0, 1, 2):
+        assert table.values("proxy", seed=seed) == sorted(table.values("proxy", seed=seed))
+        before, first, _ = table.values("gold", seed=seed)
+        assert first > before + 1
+    assert min(table.values("gold", stage="rl")) < 0.2 < 1.5 < max(table.values("gold", stage="rl"))
+
+
+def test_three_hundred_human_labels_find_the_blind_spot_and_do_not_close_it():
+    audit = load_result("rlaif.audit")
+    assert max(audit.values("ai", pairs="aimed")) < 0.52 and min(audit.values("person", pairs="aimed")) > 0.8
+    ai, person = (by_seed(audit, who, pairs="as they come") for who in ("ai", "person"))
+    assert all(0 < person[seed] - ai[seed] < 0.07 for seed in ai)
+    trained = load_result("rlaif.human_labels")
+    for name in ("people", "AI", "AI, few as they come", "AI, few aimed"):
+        assert max(trained.values("truth", data=name)) < 0.6, name
+    assert max(trained.values("truth", data="AI, many aimed")) > 0.95
