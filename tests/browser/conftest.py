@@ -9,10 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lesson_page import LessonPage
+from lesson_page import LOAD, LessonPage
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "only-for-this-test"
@@ -93,17 +94,16 @@ def _wait_until_it_answers(url, server, log):
 
 @pytest.fixture(scope="module")
 def open_notebook(chromium, jupyter, screenshots):
-    """open_notebook("03_reward_model.ipynb") → a LessonPage in a browser window that knows nothing of the others."""
+    """`with open_notebook("03_reward_model.ipynb") as page:` a LessonPage in a window that knows nothing of others."""
     address, folder = jupyter
-    contexts = []
 
+    @contextmanager
     def opened(name):
-        contexts.append(chromium.new_context(viewport={"width": 1280, "height": 900}))
-        page = contexts[-1].new_page()
-        workspace = name.replace("/", "-").removesuffix(".ipynb")
-        page.goto(f"{address}/lab/workspaces/{workspace}/tree/{name}?token={TOKEN}")
-        return LessonPage(page, folder / name, screenshots)
+        with chromium.new_context(viewport={"width": 1280, "height": 900}) as context:
+            context.set_default_timeout(LOAD)
+            page = context.new_page()
+            workspace = name.replace("/", "-").removesuffix(".ipynb")
+            page.goto(f"{address}/lab/workspaces/{workspace}/tree/{name}?token={TOKEN}", wait_until="commit")
+            yield LessonPage(page, folder / name, screenshots)
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened

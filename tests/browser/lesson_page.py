@@ -5,7 +5,7 @@ import json
 import re
 import time
 
-LOAD = 90_000  # milliseconds; generous, since two test workers may share two cores
+LOAD = 180_000  # milliseconds; generous, since two test workers may share two cores
 RUN = 600  # seconds
 ACTIVE = "document.activeElement"
 
@@ -22,7 +22,6 @@ class LessonPage:
         self.page, self.file = page, file
         self._screenshots = screenshots
         self._cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        page.set_default_timeout(LOAD)
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         page.locator("#jupyterlab-splash").wait_for(state="detached")
         self._kernel_is("Idle")
@@ -47,7 +46,7 @@ class LessonPage:
 
     def output(self, place):
         """What a cell shows below its source, as text."""
-        return [text.strip() for text in self.cell(place).locator(".jp-OutputArea-output").all_inner_texts()]
+        return [text.strip() for text in self.cell(place).locator(".jp-OutputArea-output").all_text_contents()]
 
     def picture(self, name):
         """Store what the window shows."""
@@ -98,7 +97,7 @@ class LessonPage:
         ]
 
     def _number(self, place):
-        prompt = self.cell(place).locator(".jp-InputPrompt").first.inner_text()
+        prompt = self.cell(place).locator(".jp-InputPrompt").first.text_content()
         return int(found[1]) if (found := re.search(r"\[(\d+)\]", prompt)) else 0
 
     def _has_run(self, place, than=0):
