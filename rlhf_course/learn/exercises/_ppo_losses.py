@@ -197,9 +197,10 @@ _VALUE = Exercise(
             "around that.",
         ),
         Mistake(
-            "clipped around the return",
-            lambda v, o, r, m, e=0.2: 0.5 * _mean(torch.maximum((v - r).square(), (v - r).clamp(-e, e).square()), m),
-            "You limit how far the value is from its *target*. What is limited is how far it moves from its old self.",
+            "the error clipped",
+            lambda v, o, r, m, e=0.2: 0.5 * _mean((v - r).clamp(-e, e).square(), m),
+            "You limit the *error*. A value that is far off then learns nothing, and it is the one that should learn most. "
+            "What is limited is how far a value moves from its old self.",
         ),
         Mistake(
             "mean over the padding",
