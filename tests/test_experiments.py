@@ -114,16 +114,17 @@ def test_a_reward_model_ranks_better_than_its_labels():
 
 def test_style_is_learnt_before_truth():
     table = load_result("reward_model.style_before_truth")
+    assert min(table.values("accuracy", kind="jargon", step=26)) == 1
     for kind in ("jargon", "closing", "hedge"):
-        assert min(table.values("accuracy", kind=kind, step=78)) > 0.9, kind
-    assert max(table.values("accuracy", kind="right fact", step=78)) < 0.6
-    assert min(table.values("accuracy", kind="right fact", step=598)) > 0.85
-    assert max(table.values("accuracy", kind="right analogy", step=598)) < 0.75
+        assert min(table.values("accuracy", kind=kind, step=182)) > 0.95, kind
+    assert max(table.values("accuracy", kind="right fact", step=182)) < 0.8
+    assert min(table.values("accuracy", kind="right fact", step=598)) > 0.9
+    assert max(table.values("accuracy", kind="right analogy", step=598)) < 0.85
 
 
 def test_the_reward_model_is_calibrated_where_it_was_trained():
     table = load_result("reward_model.calibration")
-    assert all(abs(row["predicted"] - row["observed"]) < 0.07 for row in table.rows)
+    assert all(abs(row["predicted"] - row["observed"]) < (0.08 if row["bin"] == 0 else 0.06) for row in table.rows)
     assert min(table.values("pairs")) > 200
 
 
