@@ -1,4 +1,4 @@
-"""The whole pipeline on the small world: pre-training, SFT, reward model, then PPO, DPO or GRPO.
+"""The whole pipeline on the small world: pre-training, SFT, reward model, then PPO, DPO, GRPO or a variant.
 
 Each stage is a function of the model before it and a seed, and returns its trainer, trained. The command line, the
 lessons and the shipped checkpoints all call these. `resume` names a checkpoint, or a folder of some, to go on from.
@@ -15,6 +15,7 @@ from torch import nn
 
 from rlhf_course._checks import check_number
 from rlhf_course.advantages import rloo_advantages
+from rlhf_course.data import unpair_preferences
 from rlhf_course.data.world import WORLD, Labeler, WorldConfig, corpus, demonstrations, label_rankings, world_tokenizer
 from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers
 from rlhf_course.models.reward import RewardModel
@@ -23,6 +24,8 @@ from rlhf_course.seeding import derive_seed
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
 from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
+from rlhf_course.trainers.kto import KTOConfig, KTOTrainer
+from rlhf_course.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
@@ -44,6 +47,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 2e-4, "beta": 0.3},
     "grpo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.3},
     "rloo": {"max_steps": 80, "num_iterations": 2, "learning_rate": 2e-4, "beta": 0.2},
+    "ipo": {"learning_rate": 2e-4, "loss_type": "ipo", "beta": 1.0},
+    "kto": {"learning_rate": 2e-4, "beta": 0.3},
+    "online-dpo": {"learning_rate": 2e-4, "beta": 0.3},
 }
 
 #: How much data each stage gets.
@@ -188,7 +194,24 @@ def dpo(
 ) -> DPOTrainer:
     """Train the SFT model on comparisons of its own answers: `tiny-dpo`."""
     args = DPOConfig(**settings("dpo", seed=seed, **changes))
-    rows = collect_rankings(sft_model, COMPARISONS, 2, seed, name="comparisons") if comparisons is None else comparisons
+    return _direct(sft_model, args, comparisons, loss_fn, resume)
+
+
+def ipo(
+    sft_model: nn.Module,
+    seed: int = 0,
+    comparisons: list[dict] | None = None,
+    *,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> DPOTrainer:
+    """The same with IPO's squared loss, which asks for a margin and no more."""
+    args = DPOConfig(**settings("ipo", seed=seed, **changes))
+    return _direct(sft_model, args, comparisons, None, resume)
+
+
+def _direct(sft_model, args: DPOConfig, comparisons, loss_fn, resume):
+    rows = _comparisons(sft_model, args.seed) if comparisons is None else comparisons
     return _train(
         DPOTrainer(
             copy.deepcopy(sft_model),
@@ -196,6 +219,60 @@ def dpo(
             train_dataset=rows,
             processing_class=world_tokenizer(),
             loss_fn=loss_fn,
+        ),
+        resume,
+    )
+
+
+def _comparisons(sft_model: nn.Module, seed: int) -> list[dict]:
+    return collect_rankings(sft_model, COMPARISONS, 2, seed, name="comparisons")
+
+
+def kto(
+    sft_model: nn.Module,
+    seed: int = 0,
+    thumbs: list[dict] | None = None,
+    loss_fn=None,
+    *,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> KTOTrainer:
+    """Train the SFT model on thumbs up and down; left out, `dpo`'s comparisons are taken apart into such."""
+    args = KTOConfig(**settings("kto", seed=seed, **changes))
+    rows = unpair_preferences(_comparisons(sft_model, seed)) if thumbs is None else thumbs
+    return _train(
+        KTOTrainer(
+            copy.deepcopy(sft_model),
+            args=args,
+            train_dataset=rows,
+            processing_class=world_tokenizer(),
+            loss_fn=loss_fn,
+        ),
+        resume,
+    )
+
+
+def online_dpo(
+    sft_model: nn.Module,
+    reward_funcs: Any,
+    seed: int = 0,
+    compute_metrics=None,
+    *,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> OnlineDPOTrainer:
+    """What `dpo` does, on pairs of the policy's own answers of the moment, chosen between by `reward_funcs`."""
+    args = OnlineDPOConfig(**settings("online-dpo", seed=seed, **changes))
+    prompts = args.max_steps * args.per_device_train_batch_size
+    return _train(
+        OnlineDPOTrainer(
+            copy.deepcopy(sft_model),
+            ref_model=sft_model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=[{"prompt": prompt} for prompt in draw_prompts(prompts, derive_seed(seed, "online dpo"))],
+            processing_class=world_tokenizer(),
+            compute_metrics=compute_metrics,
         ),
         resume,
     )

@@ -7,6 +7,7 @@ from rlhf_course.data.preferences import (
     preference_rows,
     split_train_eval,
     tokenize_preferences,
+    unpair_preferences,
 )
 from rlhf_course.data.rows import Rows
 from rlhf_course.data.tokenize import encode_prompt, encode_prompt_completion, tokenize_prompts, tokenize_sft
@@ -25,4 +26,5 @@ __all__ = [
     "tokenize_preferences",
     "tokenize_prompts",
     "tokenize_sft",
+    "unpair_preferences",
 ]

@@ -124,6 +124,30 @@ def tokenize_preferences(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTo
     return Rows(kept, dropped)
 
 
+def unpair_preferences(rows: Iterable[dict[str, Any]]) -> Rows:
+    """Each comparison as two rows of `prompt`, `completion` and `label`, all chosen answers first: what KTO takes.
+
+    Args:
+        rows: of any format above, with or without `ended`, two booleans, whether the chosen and the rejected answer
+            came to their end.
+    """
+    rows = preference_rows(rows)
+    halves = (("chosen", True, 0), ("rejected", False, 1))
+    return Rows(
+        (
+            {
+                "prompt": row["prompt"],
+                "completion": row[column],
+                "label": label,
+                "ended": row.get("ended", (True, True))[place],
+            }
+            for column, label, place in halves
+            for row in rows
+        ),
+        rows.dropped,
+    )
+
+
 def split_train_eval(rows: Iterable[dict[str, Any]], eval_size: float | int = 0.1, seed: int = 0) -> tuple[Rows, Rows]:
     """Split rows so that no prompt is in both parts: held out means a question never trained on.
 

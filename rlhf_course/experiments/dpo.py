@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -110,8 +111,8 @@ def dpo_run(
     trainer = (MeanDPOTrainer if run == MEAN else DPOTrainer)(
         copy.deepcopy(sft),
         args=DPOConfig(**args),
-        train_dataset=pipeline.collect_rankings(sft, comparisons, 2, seed, name="comparisons"),
-        eval_dataset=pipeline.collect_rankings(sft, HELD_OUT, 2, seed, name="held-out comparisons"),
+        train_dataset=_pairs(seed, comparisons, "comparisons"),
+        eval_dataset=_pairs(seed, HELD_OUT, "held-out comparisons"),
         processing_class=tokenizer,
         compute_metrics=fresh,
     )
@@ -132,6 +133,11 @@ def dpo_run(
         for row in trainer.history
         if "eval_gold" in row
     ]
+
+
+@cache
+def _pairs(seed: int, n: int, name: str) -> list[dict]:
+    return pipeline.collect_rankings(trained("sft", seed), n, 2, seed, name=name)
 
 
 # ---------------------------------------------------------------------- what the pairs do not hold

@@ -4,6 +4,8 @@ from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
 from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.history import History
+from rlhf_course.trainers.kto import KTOConfig, KTOTrainer
+from rlhf_course.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
@@ -14,6 +16,10 @@ __all__ = [
     "GRPOConfig",
     "GRPOTrainer",
     "History",
+    "KTOConfig",
+    "KTOTrainer",
+    "OnlineDPOConfig",
+    "OnlineDPOTrainer",
     "PPOConfig",
     "PPOTrainer",
     "RewardConfig",

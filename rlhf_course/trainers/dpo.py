@@ -1,5 +1,6 @@
 """Direct preference optimisation (Rafailov et al. 2023): train the policy on comparisons, without a reward model."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,9 @@ from rlhf_course.data.preferences import tokenize_preferences
 from rlhf_course.logprobs import sequence_logps
 from rlhf_course.losses.dpo import dpo_loss
 from rlhf_course.losses.ipo import ipo_loss
-from rlhf_course.models.scoring import CompletionLogps
-from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
+from rlhf_course.trainers.precomputed import PrecomputedReferenceTrainer
 from rlhf_course.trainers.sft import to_device
-from rlhf_course.trainers.support import disable_dropout
 
 
 @dataclass(kw_only=True)
@@ -47,7 +46,7 @@ class DPOConfig(TrainingConfig):
             raise ValueError("loss_type 'ipo' has no reference_free form")
 
 
-class DPOTrainer(Trainer):
+class DPOTrainer(PrecomputedReferenceTrainer):
     """Raises the chosen completion's log-ratio to the reference above the rejected one's.
 
     Rows: `prompt`, `chosen`, `rejected`. The reference's log-probabilities are worked out once, before the first step;
@@ -58,6 +57,7 @@ class DPOTrainer(Trainer):
 
     config_class = DPOConfig
     loss_settings = ("loss_type", "label_smoothing", "reference_free")
+    reference_columns = ("ref_chosen_logps", "ref_rejected_logps")
     shown = ("loss", "rewards/accuracies")
 
     def prepare_rows(self, dataset):
@@ -66,30 +66,7 @@ class DPOTrainer(Trainer):
             row["length"] = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         return rows
 
-    def setup(self):
-        disable_dropout(self.model)
-        self.model.to(self.accelerator.device)
-        self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
-        # Until the first step, the model is its own reference.
-        self.reference_logps = self.policy_logps
-        if self.ref_model is not None:
-            self.reference_logps = CompletionLogps(self.ref_model.to(self.accelerator.device).eval())
-
-    @torch.no_grad()
-    def precompute_reference(self) -> None:
-        """Write the reference's log-probabilities into all rows. They never change, so once is enough."""
-        for rows in (self.train_rows, self.eval_rows or []):
-            by_length = sorted(rows, key=lambda row: row["length"])
-            size = self.args.per_device_train_batch_size
-            for start in range(0, len(by_length), size):
-                part = by_length[start : start + size]
-                with self.accelerator.autocast():  # at the policy's precision
-                    chosen_logps, rejected_logps = self.pair_logps(self.reference_logps, part)
-                for row, chosen, rejected in zip(part, chosen_logps.tolist(), rejected_logps.tolist()):
-                    row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
-        self.reference_logps = self.ref_model = None
-
-    def pair_logps(self, policy_logps, rows) -> tuple[Tensor, Tensor]:
+    def row_logps(self, policy_logps, rows) -> tuple[Tensor, Tensor]:
         """log π of the chosen and of the rejected completions, (B,) each, from one forward pass over both."""
         batch = to_device(collate_preferences(rows, self.tokenizer.pad_token_id), self.accelerator.device)
         batch.pop("margin", None)
@@ -97,52 +74,49 @@ class DPOTrainer(Trainer):
         return logps.chunk(2)
 
     def compute_loss(self, rows) -> tuple[Tensor, dict[str, Tensor]]:
-        if "ref_chosen_logps" not in rows[0]:  # before the first step of all
-            self.precompute_reference()
-        chosen, rejected = self.pair_logps(self.policy_logps, rows)
-        ref_chosen = torch.tensor([row["ref_chosen_logps"] for row in rows], device=chosen.device)
-        ref_rejected = torch.tensor([row["ref_rejected_logps"] for row in rows], device=chosen.device)
+        ref_chosen, ref_rejected = self.reference(rows)
+        chosen, rejected = self.row_logps(self.policy_logps, rows)
         loss = self.pair_loss(chosen, rejected, ref_chosen, ref_rejected, rows)
-
-        chosen_rewards = self.args.beta * (chosen - ref_chosen).detach()
-        rejected_rewards = self.args.beta * (rejected - ref_rejected).detach()
-        return loss, {
-            "rewards/chosen": chosen_rewards.mean(),
-            "rewards/rejected": rejected_rewards.mean(),
-            "rewards/margins": (chosen_rewards - rejected_rewards).mean(),
-            "rewards/accuracies": (chosen_rewards > rejected_rewards).float().mean(),
-            "logps/chosen": chosen.mean(),
-            "logps/rejected": rejected.mean(),
-        }
+        return loss, pair_metrics(chosen, rejected, ref_chosen, ref_rejected, self.args.beta)
 
     def pair_loss(self, chosen, rejected, ref_chosen, ref_rejected, rows) -> Tensor:
-        """The learner's loss, IPO on averages, or a member of DPO's family."""
-        args, logps = self.args, (chosen, rejected, ref_chosen, ref_rejected)
-        if self.loss_fn is not None:
-            return self.loss_fn(*logps, args.beta)
-        if args.loss_type == "ipo":
-            lengths = (
-                torch.tensor([len(row[f"{c}_ids"]) for row in rows], device=chosen.device)
-                for c in ("chosen", "rejected")
-            )
-            return ipo_loss(*logps, args.beta, **dict(zip(("chosen_lengths", "rejected_lengths"), lengths)))
-        return dpo_loss(
-            *logps,
-            args.beta,
-            loss_type=args.loss_type,
-            label_smoothing=args.label_smoothing,
-            reference_free=args.reference_free,
-        )
+        """The learner's loss, or the one that the settings name."""
+        lengths = [torch.tensor([len(row[f"{c}_ids"]) for row in rows]) for c in ("chosen", "rejected")]
+        return pair_loss((chosen, rejected, ref_chosen, ref_rejected), lengths, self.args, self.loss_fn)
 
-    def extra_state(self):
-        return {
-            "reference": [
-                [(row["ref_chosen_logps"], row["ref_rejected_logps"]) for row in rows if "ref_chosen_logps" in row]
-                for rows in (self.train_rows, self.eval_rows or [])
-            ]
-        }
 
-    def load_extra_state(self, state):
-        for rows, saved in zip((self.train_rows, self.eval_rows or []), state["reference"]):
-            for row, (chosen, rejected) in zip(rows, saved):
-                row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
+def pair_loss(logps: Sequence[Tensor], lengths: Sequence[Tensor], args: DPOConfig, loss_fn: Callable | None) -> Tensor:
+    """The learner's loss, IPO on averages, or a member of DPO's family.
+
+    Args:
+        logps: the four log-probabilities of a pair, in the losses' order, (B,) each.
+        lengths: tokens of the chosen and of the rejected completions, (B,) each; IPO alone asks for them.
+    """
+    if loss_fn is not None:
+        return loss_fn(*logps, args.beta)
+    if args.loss_type == "ipo":
+        chosen_lengths, rejected_lengths = (tokens.to(logps[0].device) for tokens in lengths)
+        return ipo_loss(*logps, args.beta, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths)
+    return dpo_loss(
+        *logps,
+        args.beta,
+        loss_type=args.loss_type,
+        label_smoothing=args.label_smoothing,
+        reference_free=args.reference_free,
+    )
+
+
+def pair_metrics(
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> dict[str, Tensor]:
+    """Means of the implicit rewards and log-probabilities of some pairs, under TRL's names."""
+    chosen_rewards = beta * (chosen - ref_chosen).detach()
+    rejected_rewards = beta * (rejected - ref_rejected).detach()
+    return {
+        "rewards/chosen": chosen_rewards.mean(),
+        "rewards/rejected": rejected_rewards.mean(),
+        "rewards/margins": (chosen_rewards - rejected_rewards).mean(),
+        "rewards/accuracies": (chosen_rewards > rejected_rewards).float().mean(),
+        "logps/chosen": chosen.detach().mean(),
+        "logps/rejected": rejected.detach().mean(),
+    }

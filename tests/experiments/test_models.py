@@ -69,5 +69,5 @@ def test_a_rehearsals_models_are_kept_apart(runs_done, tmp_path, monkeypatch):
 
 
 def test_an_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match=r"stage must be one of pretrain, sft, .*, rloo, got 'rlhf'"):
+    with pytest.raises(ValueError, match=r"stage must be one of pretrain, sft, .*, got 'rlhf'"):
         models.trained("rlhf", seed=0)

@@ -12,6 +12,10 @@ from rlhf_course.trainers import (
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    OnlineDPOConfig,
+    OnlineDPOTrainer,
     PPOConfig,
     PPOTrainer,
     RewardConfig,
@@ -21,14 +25,16 @@ from rlhf_course.trainers import (
 )
 
 TOKENIZER = world_tokenizer()
-METHODS = ("sft", "reward", "dpo", "ppo", "grpo")
-ONLINE = ("ppo", "grpo")
+METHODS = ("sft", "reward", "dpo", "kto", "ppo", "grpo", "online-dpo")
+ONLINE = ("ppo", "grpo", "online-dpo")
 _CLASSES = {
     "sft": (SFTTrainer, SFTConfig),
     "reward": (RewardTrainer, RewardConfig),
     "dpo": (DPOTrainer, DPOConfig),
     "ppo": (PPOTrainer, PPOConfig),
     "grpo": (GRPOTrainer, GRPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+    "online-dpo": (OnlineDPOTrainer, OnlineDPOConfig),
 }
 _SPECIAL = {
     "vocab_size": len(TOKENIZER),
@@ -99,8 +105,12 @@ PAIRS = [
     for i, p in enumerate(PROMPTS)
     for j in range(2)
 ]
+THUMBS = [{**row, "label": i % 3 == 0} for i, row in enumerate(SFT_ROWS)]
 PROMPT_ROWS = [{"prompt": p} for p in PROMPTS] * 2
-ROWS = {"sft": SFT_ROWS, "reward": PAIRS, "dpo": PAIRS, "ppo": PROMPT_ROWS, "grpo": PROMPT_ROWS}
+ROWS = {
+    **{"sft": SFT_ROWS, "reward": PAIRS, "dpo": PAIRS, "kto": THUMBS},
+    **dict.fromkeys(ONLINE, PROMPT_ROWS),
+}
 
 
 def mean_id(prompts, completions):
@@ -119,6 +129,8 @@ def make(method, model=None, rows=None, eval_rows=None, **settings):
         settings = {"response_length": 6, "value_warmup_steps": 1, "num_ppo_epochs": 2, **settings}
     if method == "grpo":
         settings = {"max_completion_length": 6, "num_generations": 2, "num_iterations": 2, **settings}
+    if method == "online-dpo":
+        settings = {"max_new_tokens": 6, **settings}
     if model is None:
         model = reward_model() if method == "reward" else llama()
     settings = {

@@ -8,7 +8,7 @@ import torch
 
 from rlhf_course.advantages import gae, group_advantages, rloo_advantages
 from rlhf_course.data.world import world_tokenizer
-from rlhf_course.losses import dpo_loss, grpo_loss, ppo_clip_loss, reward_loss, sft_loss
+from rlhf_course.losses import dpo_loss, grpo_loss, kto_loss, ppo_clip_loss, reward_loss, sft_loss
 from rlhf_course.trainers import PPOConfig, SFTConfig, SFTTrainer
 from trainers.small import (
     METHODS,
@@ -45,6 +45,10 @@ def dpo_function(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, r
     return dpo_loss(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
 
 
+def kto_function(policy_logps, ref_logps, labels, kl, beta, /):
+    return kto_loss(policy_logps, ref_logps, labels, kl, beta)
+
+
 def ppo_function(logps, old_logps, advantages, mask, epsilon, /):
     return ppo_clip_loss(logps, old_logps, advantages, mask, epsilon)
 
@@ -57,9 +61,16 @@ FUNCTIONS = {
     "sft": sft_function,
     "reward": reward_function,
     "dpo": dpo_function,
+    "kto": kto_function,
+    "online-dpo": dpo_function,
     "ppo": ppo_function,
     "grpo": grpo_function,
 }
+
+
+def ends_soon(prompts, completions):
+    """A rule that many pairs are equal by."""
+    return [float(len(completion.split()) < 2) for completion in completions]
 
 
 def gradients(trainer):
@@ -86,6 +97,13 @@ ACCUMULATION = {
     "ppo of all lengths": {"method": "ppo", "model": brief_llama, "value_warmup_steps": 0},
     "ppo reward model": {"method": "ppo", "reward_funcs": reward_model(1), "num_mini_batches": 2},
     "dpo lora": {"method": "dpo", "model": lora},
+    "kto lora": {"method": "kto", "model": lora, "undesirable_weight": 2.0},
+    "online-dpo with ties": {
+        "method": "online-dpo",
+        "model": brief_llama,
+        "loss_type": "ipo",
+        "reward_funcs": ends_soon,
+    },
     **{
         f"grpo {loss_type}": {"method": "grpo", "model": brief_llama, "loss_type": loss_type, "beta": 0.3}
         for loss_type in ("grpo", "dapo", "dr_grpo")
@@ -124,7 +142,7 @@ def test_trap_09_eight_times_one_equals_one_times_eight(name):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_one_trains(method):
-    pieces = 2 if method == "grpo" else 1  # its smallest batch is a group of two answers
+    pieces = 2 if method in ("grpo", "kto") else 1  # their smallest batch is of two answers
     trainer = make(method, per_device_train_batch_size=1, gradient_accumulation_steps=pieces, max_steps=2, eval_steps=1)
     before = weights(trainer.model)
     history = trainer.train()
@@ -174,15 +192,14 @@ def test_the_learners_function_is_what_trains(method):
     for trainer in (usual, own, flipped):
         trainer.train()
     assert_same_weights(weights(own.model), weights(usual.model))
-    updates = 6 if method in ONLINE else 3
-    assert len(calls) == updates
+    assert len(calls) == (6 if method in ("ppo", "grpo") else 3)
     name = next(iter(start))
     moved, moved_back = (weights(trainer.model)[name] - start[name] for trainer in (usual, flipped))
     assert (moved * moved_back).sum() < 0
     tensors = [a for a in calls[-1] if isinstance(a, torch.Tensor)]
     each = {tuple(t.shape) for t in tensors}
     assert tensors[0].requires_grad
-    assert each == ({tensors[0].shape, (2,)} if method == "grpo" else {tensors[0].shape})
+    assert each == {tensors[0].shape} | {"grpo": {(2,)}, "kto": {()}}.get(method, set())
 
 
 def test_the_learners_gae_is_what_trains():
@@ -226,6 +243,8 @@ def test_the_learners_group_advantages_are_what_trains():
         ("dpo", {"loss_type": "ipo"}),
         ("dpo", {"label_smoothing": 0.1}),
         ("dpo", {"reference_free": True}),
+        ("kto", {"undesirable_weight": 2.0}),
+        ("online-dpo", {"loss_type": "hinge"}),
         ("grpo", {"beta": 0.1}),
         ("grpo", {"loss_type": "dr_grpo"}),
         ("grpo", {"epsilon_high": 0.3}),
@@ -325,7 +344,7 @@ def test_gradient_checkpointing_trains_a_lora_model():
         assert_same_weights(b, a, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "ppo", "grpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "ppo", "grpo", "online-dpo"])
 def test_of_a_lora_model_only_the_adapter_learns(method):
     trainer = make(method, lora())
     before = weights(trainer.model)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rlhf_course.trainers import DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_course.trainers import DPOConfig, GRPOConfig, KTOConfig, OnlineDPOConfig, PPOConfig, RewardConfig, SFTConfig
 
-CONFIGS = [SFTConfig, RewardConfig, DPOConfig, PPOConfig, GRPOConfig]
+CONFIGS = [SFTConfig, RewardConfig, DPOConfig, KTOConfig, PPOConfig, GRPOConfig, OnlineDPOConfig]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -49,6 +49,14 @@ def test_bad_values_are_named(config, name, value):
         (DPOConfig, {"loss_type": "hinge", "label_smoothing": 0.1}, "loss_type 'hinge' has no label_smoothing"),
         (DPOConfig, {"loss_type": "ipo", "label_smoothing": 0.1}, "loss_type 'ipo' has no label_smoothing"),
         (DPOConfig, {"loss_type": "ipo", "reference_free": True}, "loss_type 'ipo' has no reference_free form"),
+        (KTOConfig, {"beta": 0}, "beta must be above 0"),
+        (KTOConfig, {"desirable_weight": -1}, "desirable_weight must be at least 0"),
+        (KTOConfig, {"undesirable_weight": -1}, "undesirable_weight must be at least 0"),
+        (KTOConfig, {"per_device_train_batch_size": 1}, "must be at least 2, got 1: KTO compares each example"),
+        (OnlineDPOConfig, {"loss_type": "kto"}, "loss_type must be one of"),
+        (OnlineDPOConfig, {"temperature": 0}, "temperature must be above 0"),
+        (OnlineDPOConfig, {"max_new_tokens": 0}, "max_new_tokens must be"),
+        (OnlineDPOConfig, {"missing_eos_penalty": -1}, "missing_eos_penalty must be at least 0"),
         (PPOConfig, {"num_ppo_epochs": 0}, "num_ppo_epochs must be a whole number of at least 1"),
         (PPOConfig, {"num_mini_batches": 0}, "num_mini_batches must be"),
         (PPOConfig, {"response_length": 0}, "response_length must be"),

@@ -97,8 +97,8 @@ def test_trap_06_policy_and_reference_are_one_before_the_first_step(dropout_of):
     rows = trainer.batch(0)
     with torch.no_grad():
         trainer.compute_loss(rows)
-        again = trainer.pair_logps(trainer.policy_logps, rows)[0]
-        assert torch.equal(again, trainer.pair_logps(trainer.policy_logps, rows)[0])
+        again = trainer.row_logps(trainer.policy_logps, rows)[0]
+        assert torch.equal(again, trainer.row_logps(trainer.policy_logps, rows)[0])
 
 
 def test_bf16_starts_from_log_two_too():

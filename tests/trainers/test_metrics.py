@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.small import METHODS, ONLINE, PAIRS, PROMPT_ROWS, SFT_ROWS, assert_same_weights, gpt2, make, weights
+from trainers.small import METHODS, ROWS, SFT_ROWS, assert_same_weights, gpt2, make, weights
 
 
 def test_a_log_line_is_the_mean_of_its_interval():
@@ -38,11 +38,14 @@ def test_the_adaptive_controller_alone_reads_each_step(monkeypatch):
     assert len(items) == 3
 
 
+PAIR = {"loss", "logps/chosen", "logps/rejected"} | {f"rewards/{n}" for n in ("chosen", "rejected", "margins")}
+ROLLOUT = {f"objective/{name}" for name in ("scores", "scores_margin", "kl")} | {"frac_tied"}
 METRICS = {
     "sft": {"loss"},
     "reward": {"loss", "accuracy", "margin", "mean_reward"},
-    "dpo": {"loss", "logps/chosen", "logps/rejected"}
-    | {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")},
+    "dpo": PAIR | {"rewards/accuracies"},
+    "kto": PAIR | {"kl"},
+    "online-dpo": PAIR | ROLLOUT | {"rewards/accuracies", "completions/mean_length", "completions/ended"},
     "ppo": {"loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg", "policy/entropy_avg"}
     | {f"objective/{name}" for name in ("kl", "scores", "rlhf_reward", "kl_coef")}
     | {"val/ratio", "val/explained_variance", "completions/mean_length", "completions/ended"},
@@ -54,14 +57,14 @@ MEASURED = {  # of answers to held-out prompts, before anything is learnt from t
     "ppo": {"objective/scores", "objective/kl", "completions/mean_length", "completions/ended"},
     "grpo": {"reward", "reward_std", "rewards/mean_id/mean", "frac_reward_zero_std", "kl"}
     | {"completions/mean_length", "completions/clipped_ratio"},
+    "online-dpo": ROLLOUT | {"completions/mean_length", "completions/ended"},
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_have_trls_names(method):
-    eval_rows = {"sft": SFT_ROWS, **dict.fromkeys(ONLINE, PROMPT_ROWS)}.get(method, PAIRS)
     settings = {"beta": 0.1} if method == "grpo" else {}
-    trainer = make(method, eval_rows=eval_rows[:3], compute_metrics=lambda t: {"mine": t.global_step}, **settings)
+    trainer = make(method, eval_rows=ROWS[method][:3], compute_metrics=lambda t: {"mine": t.global_step}, **settings)
     names = set(trainer.train().columns)
     train_names = {name for name in names if not name.startswith("eval_")}
     assert train_names == METRICS[method] | {"step", "epoch", "learning_rate", "grad_norm"}

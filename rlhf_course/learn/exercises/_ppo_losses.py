@@ -199,8 +199,8 @@ _VALUE = Exercise(
         Mistake(
             "the error clipped",
             lambda v, o, r, m, e=0.2: 0.5 * _mean((v - r).clamp(-e, e).square(), m),
-            "You limit the *error*. A value that is far off then learns nothing, and it is the one that should learn most. "
-            "What is limited is how far a value moves from its old self.",
+            "You limit the *error*. A value that is far off then learns nothing, and it is the one that should learn "
+            "most. What is limited is how far a value moves from its old self.",
         ),
         Mistake(
             "mean over the padding",
