@@ -171,13 +171,15 @@ class PPOTrainer(OnlineTrainer):
 
         rewards = kl_shaped_rewards(rollout.scores, rollout.logps, rollout.ref_logps, mask, beta)
         advantages, returns = self.advantage_fn(rewards, rollout.values, mask, args.gamma, args.lam)
-        advantages = masked_whiten(advantages, mask)  # the returns stay in the units of the reward
+        advantages = self.whitened(advantages, mask)  # the returns stay in the units of the reward
 
         updates = []
         for _ in range(args.num_ppo_epochs):
             for rows in torch.arange(len(mask)).chunk(args.num_mini_batches):
                 updates.append(self.clipped_step(rollout[rows], advantages[rows], returns[rows]))
 
+        surprise, target, everyones_mask = self.of_all_processes(returns - rollout.values, returns, mask)
+        unexplained = masked_var(surprise, everyones_mask) / masked_var(target, everyones_mask).clamp(min=1e-8)
         metrics = self.rollout_metrics(rollout)
         if args.target_kl is not None:
             kl = self.accelerator.reduce(metrics["objective/kl"], reduction="mean")
@@ -187,8 +189,7 @@ class PPOTrainer(OnlineTrainer):
             **metrics,
             "objective/rlhf_reward": metrics["objective/scores"] - beta * metrics["objective/kl"],
             "objective/kl_coef": torch.tensor(beta, device=mask.device),
-            "val/explained_variance": 1
-            - masked_var(returns - rollout.values, mask) / masked_var(returns, mask).clamp(min=1e-8),
+            "val/explained_variance": 1 - unexplained,
         }
 
     def clipped_step(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
@@ -253,6 +254,16 @@ class PPOTrainer(OnlineTrainer):
     def measure(self, rows, place):
         """Answers to held-out prompts, drawn with the same random numbers at every evaluation."""
         return self.rollout_metrics(self.rollout(rows, stream=("evaluation", place)))
+
+    def of_all_processes(self, *tensors: Tensor) -> list[Tensor]:
+        """(B, T) tensors of every process, one process's rows below the other's, padded with 0 to one width."""
+        return [self.accelerator.gather(self.accelerator.pad_across_processes(x, dim=1)) for x in tensors]
+
+    def whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """This process's advantages, (B, T), whitened over the tokens of all processes."""
+        rows, width = mask.shape
+        first = self.accelerator.process_index * rows
+        return masked_whiten(*self.of_all_processes(advantages, mask))[first : first + rows, :width]
 
     def values(self, rollout: Rollout) -> Tensor:
         """The critic's value of the state before each completion token, (B, T)."""

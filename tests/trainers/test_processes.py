@@ -27,7 +27,7 @@ if found["sft"][0].is_main_process:
 def train(processes):
     """Two steps of eight rows with each method: its accelerator, weights and history."""
     found = {}
-    for method in ("sft", "reward", "dpo", "kto", "grpo", "online-dpo"):
+    for method in ("sft", "reward", "dpo", "kto", "ppo", "grpo", "online-dpo"):
         special = {"beta": 0.1, "scale_rewards": "batch"} if method == "grpo" else {}
         settings = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 2, "logging_steps": 1}
         trainer = make(method, max_steps=2, **settings, **special)
