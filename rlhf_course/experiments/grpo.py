@@ -1,4 +1,4 @@
-"""What lesson 08 claims about GRPO: against PPO, the four ways to average, and a rule in the reward model's place.
+"""What lesson 08 claims about GRPO: against PPO, run after run, the ways to average, and a rule that pays.
 
 The policies come from the pipeline's SFT and reward model of each seed; those of the pipeline's own settings are kept
 by `trained`. One seed of all of it takes about ten minutes on one core.
@@ -30,6 +30,8 @@ AGGREGATIONS: dict[str, dict[str, Any]] = {
     "bnpo": {"loss_type": "bnpo", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 8},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
 }
+#: Runs of each method from the same SFT and reward model, the pipeline's own included.
+RUNS = 3
 #: Steps of both trainers that are timed, after as many that warm up.
 TIMED_STEPS = 6
 RULE_STEPS = 60
@@ -46,6 +48,21 @@ def against_ppo(seeds: Sequence[int] = SEEDS) -> Table:
         {"seed": seed, "method": method, **_judge(trained(method, seed), seed)} for seed in seeds for method in METHODS
     ]
     return Table("grpo.against_ppo", _settings(seeds), rows)
+
+
+def run_to_run(seeds: Sequence[int] = SEEDS, runs: int = RUNS) -> Table:
+    """PPO and GRPO again and again from the same SFT and reward model: how far chance alone moves the result.
+
+    Columns: `seed` of the models; `method`; `run`, from 0, the pipeline's own, others with other prompts and samples;
+    then what `evaluate_policy` returns. Four minutes a seed.
+    """
+    rows = []
+    for seed in seeds:
+        for method in ("ppo", "grpo"):
+            for run in range(runs):
+                policy = trained(method, seed) if run == 0 else _again(method, seed, run)
+                rows.append({"seed": seed, "method": method, "run": run, **_judge(policy, seed)})
+    return Table("grpo.run_to_run", _settings(seeds, runs=runs), rows)
 
 
 def cost(seeds: Sequence[int] = SEEDS, steps: int = TIMED_STEPS) -> Table:
@@ -137,6 +154,12 @@ def _start(seed: int) -> tuple[nn.Module, nn.Module]:
 
 def _grpo(seed: int, reward_funcs, **changes: Any) -> GRPOTrainer:
     return pipeline.grpo(trained("sft", seed), reward_funcs, seed, use_cpu=True, disable_tqdm=True, **changes)
+
+
+def _again(method: str, seed: int, run: int) -> nn.Module:
+    stage = {"ppo": pipeline.ppo, "grpo": pipeline.grpo}[method]
+    chance = derive_seed(seed, f"{method}, run {run}")
+    return stage(*_start(seed), chance, use_cpu=True, disable_tqdm=True).model
 
 
 def _judge(policy: nn.Module, seed: int) -> dict[str, float]:
