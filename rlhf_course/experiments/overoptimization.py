@@ -1,0 +1,265 @@
+"""What lesson 10 claims about overoptimization: a policy pushed against its reward model until the truth turns.
+
+Every run begins with the pipeline's SFT model of its seed. Only the reward model, the price of the KL or the labelers
+are changed. One seed of all of it takes about fifteen minutes on one core.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from math import log
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from rlhf_course import pipeline
+from rlhf_course.data.world import WORLD, Labeler, gold_reward, label_rankings, world_tokenizer
+from rlhf_course.data.world.grammar import parse_sentence, split_sentences
+from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers
+from rlhf_course.experiments.models import trained
+from rlhf_course.experiments.reward_model import score_answers
+from rlhf_course.experiments.table import Table
+from rlhf_course.models.ensemble import RewardEnsemble
+from rlhf_course.seeding import derive_seed
+
+SEEDS = (0, 1, 2)
+STEPS, STEPS_BETWEEN_LOOKS = 80, 4
+FRESH_ANSWERS = 256
+#: Best of how many, and from how many answers to each of how many prompts the gold of the best is worked out.
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+POOL_PROMPTS, POOL_ANSWERS = 48, 256
+#: Rankings that the reward models learn from, and layers of the body they are built on.
+RANKINGS = (300, 1_000, 3_000, 5_000)
+LAYERS = (1, 2, 3)
+#: The ensembles: 3,000 rankings of which a quarter are turned upside down; four members.
+NOISY_RANKINGS, FLIP_RATE, MEMBERS = 3_000, 0.25, 4
+ENSEMBLE_BETA = 0.05
+UWO_WEIGHT = 1.0
+#: Gold units that labelers of three kinds add: for flattery, and for each word.
+TASTES = {
+    "the truth": {},
+    "flattery": {"flattery_bias": 1.0},
+    "length": {"length_bias": 0.1},
+}
+ASKED = WORLD.prompts("train")[0]
+
+
+def curves(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
+    """Gold and proxy on the way away from the SFT model: PPO and GRPO with no price on the KL, and best-of-n.
+
+    Columns: `seed`; `method`, "ppo", "grpo" or "best of n"; `step`, or n; then as `climb` returns them. The KL of
+    best-of-n is the bound log n − (n − 1)/n. Four minutes a seed.
+    """
+    rows = []
+    for seed in seeds:
+        judge = trained("reward", seed)
+        for method in ("ppo", "grpo"):
+            rows += [{"seed": seed, "method": method, **look} for look in climb(seed, judge, method, steps=steps)]
+        rows += [{"seed": seed, "method": "best of n", **look} for look in best_of_n(seed, judge)]
+    return Table("overoptimization.curves", _settings(seeds, steps=steps), rows)
+
+
+def reward_models(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
+    """GRPO with no price on the KL against reward models that differ in one thing: their data, or their size.
+
+    Columns: `seed`; `varied`, "rankings" or "layers"; `value`, how many; `accuracy`, the share of fresh pairs that the
+    reward model puts in gold order; then as `climb` returns them. The last of each kind is the pipeline's own. Five
+    minutes a seed.
+    """
+    rows = []
+    for seed in seeds:
+        pairs = pipeline.collect_rankings(trained("sft", seed), 1_000, 2, seed, name="test pairs")
+        for varied, values in (("rankings", RANKINGS), ("layers", LAYERS)):
+            for value in values:
+                judge = _judge(seed, **{varied: value})
+                accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
+                about = {"seed": seed, "varied": varied, "value": value, "accuracy": accuracy}
+                rows += [{**about, **look} for look in climb(seed, judge, "grpo", steps=steps)]
+    return Table("overoptimization.reward_models", _settings(seeds, steps=steps), rows)
+
+
+def ensembles(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
+    """Four reward models whose labels are a quarter wrong, alone and together, with a price on the KL and without.
+
+    Each member's body comes from pre-training and SFT of another seed; all learn from the same rankings.
+
+    Columns: `seed`; `beta`, GRPO's price of the KL; `judge`, "member 0" to "member 3", "mean", "wco" or "uwo";
+    `accuracy`, of the judge on fresh pairs; then as the last look of `climb` returns them, with `peak`, the highest
+    gold of all looks. Eight minutes a seed.
+    """
+    rows = []
+    for seed in seeds:
+        pairs = pipeline.collect_rankings(trained("sft", seed), 1_000, 2, seed, name="test pairs")
+        members = _members(seed)
+        judges: dict[str, nn.Module] = {f"member {i}": member for i, member in enumerate(members)}
+        judges |= {method: RewardEnsemble(members, method, UWO_WEIGHT) for method in ("mean", "wco", "uwo")}
+        for name, judge in judges.items():
+            accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
+            for beta in (ENSEMBLE_BETA, 0.0):
+                looks = climb(seed, judge, "grpo", beta=beta, steps=steps)
+                about = {"seed": seed, "beta": beta, "judge": name, "accuracy": accuracy}
+                rows.append({**about, **looks[-1], "peak": max(look["gold"] for look in looks)})
+    settings = {"rankings": NOISY_RANKINGS, "flip_rate": FLIP_RATE, "uwo_weight": UWO_WEIGHT, "steps": steps}
+    return Table("overoptimization.ensembles", _settings(seeds, **settings), rows)
+
+
+def tastes(seeds: Sequence[int] = SEEDS) -> Table:
+    """What the policy becomes when labelers have a taste: for nothing but the truth, for flattery, for length.
+
+    GRPO and the reward model have the pipeline's settings, the price of the KL included.
+
+    Columns: `seed`; `labelers`, one of `TASTES`; `policy`, "sft" (asked once) or "grpo"; `flattery`, the share of
+    answers that flatter; `length` in tokens; `gold`; `answer`, one to the prompt `ASKED`. Three minutes a seed.
+    """
+    rows = []
+    for seed in seeds:
+        sft = trained("sft", seed)
+        rows.append({"seed": seed, "labelers": "none", "policy": "sft", **_manners(sft, seed)})
+        for name, taste in TASTES.items():
+            if taste:
+                rankings = label_rankings(_groups(seed), Labeler(**taste), derive_seed(seed, "rankings"))
+                judge = pipeline.reward(sft, seed, rankings, use_cpu=True, disable_tqdm=True).model
+                policy = pipeline.grpo(sft, judge, seed, use_cpu=True, disable_tqdm=True).model
+            else:
+                policy = trained("grpo", seed)
+            rows.append({"seed": seed, "labelers": name, "policy": "grpo", **_manners(policy, seed)})
+    return Table("overoptimization.tastes", _settings(seeds, tastes=TASTES), rows)
+
+
+# ---------------------------------------------------------------------- going uphill, and looking
+
+
+def climb(
+    seed: int,
+    judge: nn.Module,
+    method: str,
+    *,
+    beta: float = 0.0,
+    steps: int = STEPS,
+    every: int = STEPS_BETWEEN_LOOKS,
+) -> list[dict[str, Any]]:
+    """One run of "ppo" or "grpo" from the SFT model of a seed towards higher scores of `judge`.
+
+    Returns:
+        A dict a look, the first before any step: `step`; of fresh answers, the same prompts every time, `kl` (nats an
+        answer from the SFT model), `proxy` (the judge's mean score), `gold` and `length`; and `answer`, one to the
+        prompt `ASKED`.
+    """
+    sft = trained("sft", seed)
+    looks = [_look(0, sft, sft, judge, seed)]
+
+    def metrics(trainer) -> dict[str, float]:
+        looks.append(_look(trainer.global_step, trainer.model, sft, judge, seed))
+        return {}
+
+    changes = {"max_steps": steps, "eval_steps": every, "use_cpu": True, "disable_tqdm": True}
+    if method == "ppo":
+        pipeline.ppo(sft, judge, seed, metrics, kl_coef=beta, **changes)
+    else:
+        pipeline.grpo(sft, judge, seed, metrics, beta=beta, **changes)
+    return looks
+
+
+def best_of_n(seed: int, judge: nn.Module, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
+    """What the answer that `judge` likes best of n is worth, on average over all ways to draw n from a pool.
+
+    Returns:
+        A dict for each n as `climb`'s, `step` being n and `answer` the best of the first n to `ASKED`.
+    """
+    sft = trained("sft", seed)
+    stream = derive_seed(seed, "pool")
+    prompts = [prompt for prompt in (ASKED, *draw_prompts(POOL_PROMPTS - 1, stream)) for _ in range(POOL_ANSWERS)]
+    answers = sample_answers(sft, world_tokenizer(), prompts, stream)
+    proxy = score_answers(judge, [(a.prompt, a.text) for a in answers]).numpy().reshape(POOL_PROMPTS, POOL_ANSWERS)
+    gold = np.array([gold_reward(a.prompt, a.text, ended=a.ended) for a in answers]).reshape(proxy.shape)
+    length = np.array([len(a.text.split()) + a.ended for a in answers]).reshape(proxy.shape)
+    worst_first = proxy.argsort(axis=1)
+    looks = []
+    for n in counts:
+        chance = np.broadcast_to(_chance_of_being_best(POOL_ANSWERS, n), proxy.shape)
+        found = {
+            name: float((np.take_along_axis(values, worst_first, 1) * chance).sum(1).mean())
+            for name, values in (("proxy", proxy), ("gold", gold), ("length", length))
+        }
+        best = answers[proxy[0, :n].argmax()].text
+        looks.append({"step": n, "kl": log(n) - (n - 1) / n, **found, "answer": best})
+    return looks
+
+
+def _chance_of_being_best(size: int, n: int) -> np.ndarray:
+    """How likely the k-th lowest of `size` answers is to be the best of n drawn from them without putting back."""
+    k = np.arange(1, size + 1)
+    logs = np.cumsum(np.log(np.arange(1, size + 1)))
+    log_factorial = np.concatenate([[0.0], logs])
+
+    def log_choose(top: np.ndarray, bottom: int) -> np.ndarray:
+        fits = top >= bottom
+        safe = np.where(fits, top, bottom)
+        return np.where(fits, log_factorial[safe] - log_factorial[bottom] - log_factorial[safe - bottom], -np.inf)
+
+    return np.exp(log_choose(k - 1, n - 1) - log_choose(np.array([size]), n))
+
+
+def _look(step: int, policy: nn.Module, sft: nn.Module, judge: nn.Module, seed: int) -> dict[str, Any]:
+    stream = derive_seed(seed, "looks")
+    found = evaluate_policy(policy, world_tokenizer(), ref_model=sft, reward_model=judge, n=FRESH_ANSWERS, seed=stream)
+    (answer,) = sample_answers(policy, world_tokenizer(), [ASKED], stream)
+    return {"step": step, **{name: found[name] for name in ("kl", "proxy", "gold", "length")}, "answer": answer.text}
+
+
+def _manners(policy: nn.Module, seed: int, n: int = 512) -> dict[str, Any]:
+    """How a policy's fresh answers read: flattery, length, gold, and one of them."""
+    stream = derive_seed(seed, "fresh answers")
+    answers = sample_answers(policy, world_tokenizer(), draw_prompts(n, stream), stream)
+    (asked,) = sample_answers(policy, world_tokenizer(), [ASKED], stream)
+    return {
+        "flattery": sum(map(_flatters, (a.text for a in answers))) / n,
+        "length": sum(len(a.text.split()) + a.ended for a in answers) / n,
+        "gold": sum(gold_reward(a.prompt, a.text, ended=a.ended) for a in answers) / n,
+        "answer": asked.text,
+    }
+
+
+def _flatters(answer: str) -> bool:
+    return any(parse_sentence(sentence).kind == "flattery" for sentence in split_sentences(answer))
+
+
+# ---------------------------------------------------------------------- reward models
+
+
+def _judge(seed: int, *, rankings: int = pipeline.RANKINGS, layers: int | None = None) -> nn.Module:
+    """A reward model of less data, or on fewer of the body's layers; the pipeline's own where nothing is less."""
+    sft = trained("sft", seed)
+    if layers is not None and layers < sft.config.num_hidden_layers:
+        sft = _shallow(sft, layers)
+    elif rankings == pipeline.RANKINGS:
+        return trained("reward", seed)
+    rows = label_rankings(_groups(seed), Labeler(), derive_seed(seed, "rankings"))[:rankings]
+    return pipeline.reward(sft, seed, rows, use_cpu=True, disable_tqdm=True).model
+
+
+def _shallow(policy: nn.Module, layers: int) -> nn.Module:
+    """The same model with only its first layers."""
+    shallow = copy.deepcopy(policy)
+    shallow.model.layers = shallow.model.layers[:layers]
+    shallow.config.num_hidden_layers = layers
+    return shallow
+
+
+def _members(seed: int) -> list[nn.Module]:
+    """Reward models of one set of noisy rankings, on bodies that share nothing, not even their pre-training."""
+    rows = label_rankings(_groups(seed), Labeler(flip_rate=FLIP_RATE), derive_seed(seed, "rankings"))[:NOISY_RANKINGS]
+    return [
+        pipeline.reward(trained("sft", seed + i), seed + i, rows, use_cpu=True, disable_tqdm=True).model
+        for i in range(MEMBERS)
+    ]
+
+
+@cache
+def _groups(seed: int) -> list[dict]:
+    return pipeline.sample_groups(trained("sft", seed), pipeline.RANKINGS, pipeline.ANSWERS_EACH, seed)
+
+
+def _settings(seeds: Sequence[int], **more: Any) -> dict[str, Any]:
+    return {"seeds": list(seeds), "fresh_answers": FRESH_ANSWERS, "prompt": ASKED, **more}
