@@ -55,6 +55,16 @@ LESSONS = [
         right="return torch.nn.functional.softplus(rejected_rewards - chosen_rewards).mean()",
         lab="bradley_terry",
     ),
+    Lesson(
+        "06_dpo",
+        quiz="dpo.log_ratio",
+        exercise="dpo.dpo_loss",
+        wrong="return -torch.nn.functional.logsigmoid(beta * (policy_chosen_logps - policy_rejected_logps)).mean()",
+        mistake="no reference",
+        right="""chosen, rejected = policy_chosen_logps - ref_chosen_logps, policy_rejected_logps - ref_rejected_logps
+    return torch.nn.functional.softplus(beta * (rejected - chosen)).mean()""",
+        lab="dpo_gradient",
+    ),
 ]
 
 
