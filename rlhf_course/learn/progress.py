@@ -20,7 +20,8 @@ from filelock import FileLock
 from rlhf_course.learn.catalogue import exercises
 from rlhf_course.learn.topics import TOPICS
 
-_KINDS = ("exercises", "quizzes")
+#: What is kept of each kind besides the number of attempts: the best result so far, and its type.
+_BEST = {"exercises": ("passed", bool), "quizzes": ("passed", bool), "interviews": ("points", int)}
 _memory: dict[str, dict] = {}  # what could not be written
 _said: set[str] = set()  # notices are given once a kernel
 
@@ -41,13 +42,21 @@ def record_quiz(quiz_id: str, passed: bool) -> str:
     return _record("quizzes", quiz_id, passed)
 
 
+def record_interview(question_id: str, points: int) -> str:
+    """Note what a learner gave their own answer, in points. Returns a sentence to show them, mostly empty."""
+    return _record("interviews", question_id, points)
+
+
 def has_passed(kind: str, item_id: str) -> bool:
     """Whether an exercise (`kind` "exercises") or a quiz ("quizzes") was ever done right."""
     return bool(load()[kind].get(item_id, {}).get("passed"))
 
 
 def load() -> dict[str, dict]:
-    """{"exercises": {id: {"passed", "attempts"}}, "quizzes": the same}; empty without a readable file."""
+    """{"exercises": {id: {"passed", "attempts"}}, "quizzes": the same, "interviews": {id: {"points", "attempts"}}}.
+
+    Of several results the best is kept. Everything is empty without a readable file.
+    """
     try:
         stored = _parse(progress_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -57,6 +66,7 @@ def load() -> dict[str, dict]:
 
 def board() -> str:
     """Progress as a table: one line for each lesson that has exercises or quizzes, and what comes next."""
+    from rlhf_course.learn.interview_bank import interview_bank
     from rlhf_course.learn.quiz_widget import bank
 
     state = load()
@@ -65,11 +75,15 @@ def board() -> str:
     lines = [f"{'lesson':<22}{'exercises':<18}quizzes"]
     for number, topic in enumerate(TOPICS):
         counts = [
-            [sum(i.startswith(f"{topic}.") for i in ids) for ids in (done[kind], totals[kind])] for kind in _KINDS
+            [sum(i.startswith(f"{topic}.") for i in ids) for ids in (done[kind], totals[kind])] for kind in totals
         ]
         if any(total for _, total in counts):
             cells = [_cell(*count) for count in counts]
             lines.append(f"{f'{number:02d} {topic}':<22}{cells[0]:<18}{cells[1]}".rstrip())
+    scores = {i: state["interviews"][i]["points"] for i in interview_bank() if i in state["interviews"]}
+    possible = sum(len(interview_bank()[i].points) for i in scores)
+    own = f", {sum(scores.values())} of {possible} points by your own scores" if scores else ""
+    lines.append(f"Interview questions (lesson 13): {_cell(len(scores), len(interview_bank()))}{own}")
     left = [i for i in totals["exercises"] if i not in done["exercises"]]
     lines.append(f"Next exercise: {left[0]}" if left else "Every exercise is done.")
     if "google.colab" in sys.modules and not os.environ.get("RLHF_COURSE_HOME"):
@@ -87,7 +101,7 @@ def _cell(done: int, total: int) -> str:
     return f"{mark} {done} of {total}"
 
 
-def _record(kind: str, item_id: str, passed: bool) -> str:
+def _record(kind: str, item_id: str, result: bool | int) -> str:
     notice = ""
     path = progress_file()
     try:
@@ -105,12 +119,12 @@ def _record(kind: str, item_id: str, passed: bool) -> str:
                     f"in {path.parent}."
                 )
             state = _merge(state, _memory)
-            _note(state, kind, item_id, passed)
+            _note(state, kind, item_id, result)
             _write(path, state)
         _memory.clear()
     except OSError as error:
         state = _merge(_empty(), _memory)
-        _note(state, kind, item_id, passed)
+        _note(state, kind, item_id, result)
         _memory.update(state)
         notice = (
             f"Progress cannot be saved in {path.parent} ({error.strerror or type(error).__name__}): it "
@@ -136,37 +150,39 @@ def _lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _note(state: dict[str, dict], kind: str, item_id: str, passed: bool) -> None:
-    entry = state[kind].setdefault(item_id, {"passed": False, "attempts": 0})
-    entry["passed"] = entry["passed"] or passed
-    entry["attempts"] += 1
+def _note(state: dict[str, dict], kind: str, item_id: str, result: bool | int, attempts: int = 1) -> None:
+    best, made = _BEST[kind]
+    entry = state[kind].setdefault(item_id, {best: made(), "attempts": 0})
+    entry[best] = max(entry[best], made(result))
+    entry["attempts"] += attempts
 
 
 def _empty() -> dict[str, dict]:
-    return {kind: {} for kind in _KINDS}
+    return {kind: {} for kind in _BEST}
 
 
 def _parse(text: str) -> dict[str, dict]:
-    """The file's content; ValueError if it is anything but what `_write` writes."""
+    """The file's content; ValueError if it is anything but what `_write` writes (or wrote, before interviews)."""
     state = json.loads(text)
-    for kind in _KINDS:
+    if isinstance(state, dict):
+        state.setdefault("interviews", {})
+    for kind, (best, made) in _BEST.items():
         entries = state.get(kind) if isinstance(state, dict) else None
-        if not isinstance(entries, dict) or not all(_is_entry(entry) for entry in entries.values()):
+        if not isinstance(entries, dict) or not all(_is_entry(entry, best, made) for entry in entries.values()):
             raise ValueError(f"no {kind}")
-    return {kind: state[kind] for kind in _KINDS}
+    return {kind: state[kind] for kind in _BEST}
 
 
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("passed"), bool) and type(entry.get("attempts")) is int
+def _is_entry(entry: Any, best: str, made: type) -> bool:
+    return isinstance(entry, dict) and type(entry.get(best)) is made and type(entry.get("attempts")) is int
 
 
 def _merge(one: dict[str, dict], other: dict[str, dict]) -> dict[str, dict]:
-    merged = {kind: {i: dict(entry) for i, entry in one.get(kind, {}).items()} for kind in _KINDS}
-    for kind in _KINDS:
-        for item_id, entry in other.get(kind, {}).items():
-            mine = merged[kind].setdefault(item_id, {"passed": False, "attempts": 0})
-            mine["passed"] = mine["passed"] or entry["passed"]
-            mine["attempts"] += entry["attempts"]
+    merged = _empty()
+    for state in (one, other):
+        for kind, entries in state.items():
+            for item_id, entry in entries.items():
+                _note(merged, kind, item_id, entry[_BEST[kind][0]], entry["attempts"])
     return merged
 
 

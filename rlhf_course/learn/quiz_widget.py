@@ -18,7 +18,7 @@ from IPython.display import display
 
 from rlhf_course.learn import progress
 from rlhf_course.learn.drills import Drill, drills
-from rlhf_course.learn.mime import widget_bundle
+from rlhf_course.learn.mime import block, widget_bundle
 from rlhf_course.learn.question import Option, Question, as_html
 from rlhf_course.learn.topics import TOPICS, unknown
 from rlhf_course.seeding import python_stream
@@ -86,7 +86,7 @@ class QuizView:
         )
 
     def _question_text(self) -> str:
-        return f'<div style="line-height: 1.5">{self.question.to_html()}</div>'  # a widget's own is 28 pixels
+        return block(self.question.to_html())
 
     def _greeting(self) -> str:
         done = progress.has_passed("quizzes", self.question.id)
@@ -95,7 +95,7 @@ class QuizView:
     def _check(self, _button: ipywidgets.Button) -> None:
         number = self.choice.value
         if number is None:
-            self.feedback.value = _alert("Choose an answer first.")
+            self.feedback.value = block("Choose an answer first.", alert=True)
             return
         option = self.question.numbered[number]
         notice = self._record(option.correct)
@@ -105,7 +105,7 @@ class QuizView:
             fold = f"<details><summary>And the others?</summary>{others}</details>"
         else:
             message, fold = f"<b>✗ Not {number}.</b> {as_html(option.why)} Try another one.", ""
-        self.feedback.value = _alert(message) + fold + (f"<p>{html.escape(notice)}</p>" if notice else "")
+        self.feedback.value = block(message, alert=True) + fold + (f"<p>{html.escape(notice)}</p>" if notice else "")
 
     def _record(self, correct: bool) -> str:
         return progress.record_quiz(self.question.id, correct)
@@ -127,11 +127,7 @@ class DrillView(QuizView):
         self.text.value = self._question_text()
         self.choice.options = list(self.question.numbered)
         self.choice.value = None
-        self.feedback.value = _alert("New numbers.")
+        self.feedback.value = block("New numbers.", alert=True)
 
     def _record(self, correct: bool) -> str:
         return ""
-
-
-def _alert(message: str) -> str:
-    return f'<div role="alert" style="line-height: 1.5">{message}</div>'

@@ -19,6 +19,21 @@ def test_it_remembers_and_counts():
     assert not progress.has_passed("quizzes", "sft.sft_loss")
 
 
+def test_of_an_interview_question_the_best_score_is_kept():
+    for points in (2, 4, 3):
+        progress.record_interview("ppo.gae", points)
+    assert progress.load()["interviews"] == {"ppo.gae": {"points": 4, "attempts": 3}}
+    assert "◐ 1 of" in board() and "4 of 6 points by your own scores" in board()
+
+
+def test_a_file_from_before_there_were_interviews_is_read(home):
+    home.mkdir()
+    (home / "progress.json").write_text('{"exercises": {"a.b": {"passed": true, "attempts": 2}}, "quizzes": {}}')
+    assert progress.record_interview("ppo.gae", 1) == ""
+    assert progress.has_passed("exercises", "a.b")
+    assert progress.load()["interviews"] == {"ppo.gae": {"points": 1, "attempts": 1}}
+
+
 def test_the_folder_is_the_one_that_the_variable_names(home, monkeypatch):
     assert progress.progress_file() == home / "progress.json"
     monkeypatch.setenv("RLHF_COURSE_HOME", "")
@@ -36,12 +51,13 @@ def test_the_folder_is_the_one_that_the_variable_names(home, monkeypatch):
         b'{"exercises": []}',
         b'{"exercises": {}, "quizzes": {"a": 1}}',
         b'{"exercises": {"a": {"passed": "yes", "attempts": 1}}, "quizzes": {}}',
+        b'{"exercises": {}, "quizzes": {}, "interviews": {"a": {"points": true, "attempts": 1}}}',
     ],
 )
 def test_a_damaged_file_is_set_aside(home, content):
     home.mkdir()
     (home / "progress.json").write_bytes(content)
-    assert progress.load() == {"exercises": {}, "quizzes": {}}
+    assert progress.load() == {"exercises": {}, "quizzes": {}, "interviews": {}}
 
     notice = progress.record_quiz("sft.never_stops", passed=True)
     assert "could not be read" in notice
