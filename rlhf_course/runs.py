@@ -18,7 +18,7 @@ import torch
 from rlhf_course import pipeline
 from rlhf_course._hub import quiet_loading
 from rlhf_course.advantages import rloo_advantages
-from rlhf_course.data import load_preferences, load_rows, preference_rows, split_train_eval
+from rlhf_course.data import load_preferences, load_rows, preference_rows, split_train_eval, unpair_preferences
 from rlhf_course.data.preferences import tokenize_preferences
 from rlhf_course.data.rows import Rows
 from rlhf_course.data.tokenize import tokenize_prompts, tokenize_sft
@@ -32,12 +32,20 @@ from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.checkpoint import checkpoints
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
 from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
+from rlhf_course.trainers.kto import KTOConfig, KTOTrainer, tokenize_thumbs
+from rlhf_course.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
 
 #: Stages that train on the policy's own answers, judged by a reward model.
-ONLINE = ("ppo", "grpo", "rloo")
+ONLINE = ("ppo", "grpo", "rloo", "online-dpo")
+#: Stages that train on preferences directly, and what they train with.
+DIRECT = {
+    "dpo": (DPOTrainer, DPOConfig),
+    "ipo": (DPOTrainer, DPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+}
 _GROUPS = {
     "per_device_train_batch_size": 8,
     "num_generations": 4,
@@ -45,11 +53,14 @@ _GROUPS = {
     "max_steps": 50,
     "max_completion_length": 64,
 }
+_DIRECT = {"per_device_train_batch_size": 4, "learning_rate": 1e-6, "warmup_steps": 10, "logging_steps": 5}
 #: A real model's settings where they differ from the trainers' defaults, which suit the tiny model.
 REAL_SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"per_device_train_batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 10, "logging_steps": 5},
     "reward": {"per_device_train_batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 10, "logging_steps": 5},
-    "dpo": {"per_device_train_batch_size": 4, "learning_rate": 1e-6, "warmup_steps": 10, "logging_steps": 5},
+    "dpo": _DIRECT,
+    "ipo": {**_DIRECT, "loss_type": "ipo", "beta": 1.0},
+    "kto": _DIRECT,
     "ppo": {
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-6,
@@ -59,9 +70,10 @@ REAL_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "grpo": _GROUPS,
     "rloo": _GROUPS,
+    "online-dpo": {"per_device_train_batch_size": 4, "learning_rate": 1e-6, "max_steps": 50, "max_new_tokens": 64},
 }
 #: The stage whose model a stage begins with.
-BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", "dpo", *ONLINE), "sft")}
+BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", *DIRECT, *ONLINE), "sft")}
 #: What a stage begins with where no model is named: in the small world a shipped one, with data REAL_MODEL.
 PREDECESSORS = {stage: TINY_MODELS[pipeline.STAGES.index(before)] for stage, before in BEGINS_WITH.items()}
 REAL_MODEL = "smollm2-135m"
@@ -187,12 +199,11 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
             f"model, {by_labels} by the labels (difference {difference}, 95 % interval {low} to {high})"
         )
         return trainer, results
-    if run.stage == "dpo":
-        trainer = pipeline.dpo(start, **settings)
+    if run.stage in DIRECT:
+        trainer = getattr(pipeline, run.stage)(start, **settings)
         return trainer, _judge(run, say, start, trainer.model, ref_model=start)
     rewarder = _world_model(run.reward_model or "tiny-reward", load_reward_model, device)
-    online = {"ppo": pipeline.ppo, "grpo": pipeline.grpo, "rloo": pipeline.rloo}[run.stage]
-    trainer = online(start, rewarder, **settings)
+    trainer = getattr(pipeline, run.stage.replace("-", "_"))(start, rewarder, **settings)
     return trainer, _judge(run, say, start, trainer.model, ref_model=start, reward_model=rewarder)
 
 
@@ -247,15 +258,15 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
     rows, held_out = split_train_eval(rows, eval_size, run.seed)
     rows = _enough(rows, settings, run.seed)
     say(f"{len(held_out):,} rows held out, none of their prompts trained on; training on {len(rows):,}")
-    trainers = {"sft": (SFTTrainer, SFTConfig), "reward": (RewardTrainer, RewardConfig), "dpo": (DPOTrainer, DPOConfig)}
+    trainers = {"sft": (SFTTrainer, SFTConfig), "reward": (RewardTrainer, RewardConfig), **DIRECT}
     trainer_class, config = trainers[run.stage]
     if run.stage == "reward":
         policy = RewardModel.from_policy(policy, run.seed)
     trainer = trainer_class(
         policy, args=config(**settings), train_dataset=rows, eval_dataset=held_out, processing_class=tokenizer
     )
-    # DPO's implicit rewards are all 0 before the first step: there is nothing to measure.
-    earlier = {} if run.stage == "dpo" else trainer.evaluate()
+    # Implicit rewards are all 0 before the first step: there is nothing to measure.
+    earlier = {} if run.stage in DIRECT else trainer.evaluate()
     if run.resume:
         trainer.resume(run.output)
     trainer.train()
@@ -264,7 +275,13 @@ def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say)
         say(f"held-out loss: {results['eval_loss_before']:.3f} before, {results['eval_loss']:.3f} after{note}")
         return trainer, results
 
-    name = {"reward": "eval_accuracy", "dpo": "eval_rewards/accuracies"}[run.stage]
+    if run.stage == "kto":
+        results = {name: trainer.history.last(f"eval_rewards/{name}") for name in ("chosen", "rejected")}
+        by_label = f"{results['chosen']:+.3f} with thumbs up, {results['rejected']:+.3f} with thumbs down"
+        say(f"mean implicit reward of held-out answers: {by_label}{note}")
+        return trainer, results
+
+    name = "eval_accuracy" if run.stage == "reward" else "eval_rewards/accuracies"
     accuracy, n = trainer.history.last(name), len(trainer.eval_rows)
     right = round(accuracy * n)
     low, high = wilson_interval(right, n)
@@ -281,7 +298,8 @@ def _online_on_data(run, settings, policy, tokenizer, device, rows, say: Say):
     rewarder, its_tokenizer = load_reward_model(run.reward_model, device)
     if its_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"the reward model {run.reward_model!r} has another vocabulary than {run.start!r}")
-    trainer_class, config = (PPOTrainer, PPOConfig) if run.stage == "ppo" else (GRPOTrainer, GRPOConfig)
+    trainers = {"ppo": (PPOTrainer, PPOConfig), "online-dpo": (OnlineDPOTrainer, OnlineDPOConfig)}
+    trainer_class, config = trainers.get(run.stage, (GRPOTrainer, GRPOConfig))
     trainer = trainer_class(
         policy,
         reward_funcs=rewarder,
@@ -293,14 +311,14 @@ def _online_on_data(run, settings, policy, tokenizer, device, rows, say: Say):
     if run.resume:
         trainer.resume(run.output)
     history = trainer.train()
-    scores = history["objective/scores" if run.stage == "ppo" else "reward"]
+    scores = history["objective/scores" if run.stage in trainers else "reward"]
     tenth = max(len(scores) // 10, 1)
     results = {
         "score_first": sum(scores[:tenth]) / tenth,
         "score_last": sum(scores[-tenth:]) / tenth,
     }
     say(f"mean score: {results['score_first']:.3f} in the first tenth, {results['score_last']:.3f} in the last")
-    if run.stage == "ppo":
+    if run.stage in trainers:
         results["kl"] = history.last("objective/kl")
         say(f"KL from the start: {results['kl']:.2f} nats an answer")
     return trainer, results
@@ -309,15 +327,18 @@ def _online_on_data(run, settings, policy, tokenizer, device, rows, say: Say):
 def _read(run: Run, tokenizer, max_length: int) -> Rows:
     """The rows a stage can use, tokenised; what was left out is counted in their report."""
     try:
-        if run.stage in ("reward", "dpo"):
+        if run.stage in ("reward", "dpo", "ipo"):
             rows = load_preferences(run.data, run.split, run.data_dir)
             return tokenize_preferences(rows, tokenizer, max_length)
         rows = load_rows(run.data, run.split, run.data_dir)
         if rows and isinstance(rows[0], dict) and "chosen" in rows[0]:
             # Comparisons do for the other stages too: imitate what was chosen, answer what was asked.
             rows = preference_rows(rows, run.data)
+            if run.stage == "kto":
+                return tokenize_thumbs(unpair_preferences(rows), tokenizer, max_length)
             rows = Rows(({"prompt": r["prompt"], "completion": r["chosen"]} for r in rows), rows.dropped)
-        return (tokenize_prompts if run.stage in ONLINE else tokenize_sft)(rows, tokenizer, max_length)
+        tokenize = tokenize_prompts if run.stage in ONLINE else tokenize_thumbs if run.stage == "kto" else tokenize_sft
+        return tokenize(rows, tokenizer, max_length)
     except TypeError as error:  # a column that holds something else than text
         raise ValueError(str(error)) from None
 

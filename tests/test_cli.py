@@ -123,13 +123,18 @@ def test_reward_loads_as_a_sequence_classifier(small_data, models, tmp_path):
         assert plain(ids).logits.item() == pytest.approx(ours(ids, torch.ones_like(ids)).item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["ppo", "dpo"])
-def test_ppo_and_dpo(stage, small_data, models, tmp_path):
-    more = ["--reward-model", models / "reward"] if stage == "ppo" else []
+@pytest.mark.parametrize("stage", ["ppo", "dpo", "ipo", "kto", "online-dpo"])
+def test_ppo_and_the_dpo_family(stage, small_data, models, tmp_path):
+    online = stage in ("ppo", "online-dpo")
+    more = ["--reward-model", models / "reward"] if online else []
+    more += ["--desirable-weight", 1.5] if stage == "kto" else []
     out = passes(*train(stage, *more, "--beta", 0.5, "--output", tmp_path, models=models))
     assert "gold reward" in out and "KL from the start" in out
-    assert ("the reward model's score" in out) == (stage == "ppo")
-    assert json.loads((tmp_path / "run.json").read_text())["settings"]["kl_coef" if stage == "ppo" else "beta"] == 0.5
+    assert ("the reward model's score" in out) == online
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert settings["kl_coef" if stage == "ppo" else "beta"] == 0.5
+    assert stage != "ipo" or settings["loss_type"] == "ipo"
+    assert stage != "kto" or (settings["desirable_weight"], settings["undesirable_weight"]) == (1.5, 1)
 
 
 @pytest.mark.parametrize("stage", ["grpo", "rloo"])
@@ -151,9 +156,11 @@ def test_the_same_seed_gives_the_same_weights(small_data, models, tmp_path):
 # ---------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("stage", ["reward", "ppo", "dpo", "grpo"])
+@pytest.mark.parametrize("stage", ["reward", "ppo", "dpo", "grpo", "kto", "online-dpo"])
 def test_resume_after_an_interrupt_is_exact(stage, models, tmp_path, monkeypatch):
-    more = ["--max-steps", 4] + (["--reward-model", models / "reward"] if stage in ("ppo", "grpo") else [])
+    more = ["--max-steps", 4] + (
+        ["--reward-model", models / "reward"] if stage in ("ppo", "grpo", "online-dpo") else []
+    )
     for name, size in {"RANKINGS": 60, "COMPARISONS": 60}.items():
         monkeypatch.setattr(pipeline, name, size)
     passes(*train(stage, *more, "--output", tmp_path / "straight", models=models))
@@ -211,7 +218,7 @@ def test_resume_after_a_kill_takes_the_newest_checkpoint(preferences, models, tm
 
 
 def test_preferences_of_your_own(preferences, models, tmp_path):
-    for stage in ("reward", "dpo"):
+    for stage in ("reward", "dpo", "ipo"):
         out = passes(
             *train(stage, "--data", preferences, "--eval-size", 4, "--output", tmp_path / stage, models=models)
         )
@@ -232,8 +239,22 @@ def test_it_learns_from_them(preferences, models):
     assert "100.0 %, 6 of 6 pairs; 95 % interval 61.0 % to 100.0 %" in out
 
 
-@pytest.mark.parametrize("stage", ["grpo", "rloo"])
-def test_grpo_and_rloo_on_comparisons(stage, preferences, models):
+def test_kto_on_comparisons_and_on_thumbs_of_your_own(preferences, models, tmp_path):
+    words = train("kto", "--data", preferences, "--eval-size", 4, models=models)
+    out = passes(*words, "--output", tmp_path / "kto")
+    assert re.search(r"mean implicit reward of held-out answers: [+-]\d\.\d+ with thumbs up, [+-]\d\.\d+ with", out)
+    assert {"chosen", "rejected"} == json.loads((tmp_path / "kto/run.json").read_text())["results"].keys()
+    rows = [json.loads(line) for line in preferences.read_text().splitlines()[:12]]
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"], "label": i % 3 == 0} for i, r in enumerate(rows)]
+    thumbs = tmp_path / "thumbs.jsonl"
+    thumbs.write_text("\n".join(json.dumps(row) for row in rows))
+    assert "with thumbs down" in passes(*train("kto", "--data", thumbs, "--eval-size", 4, models=models))
+    one = ["--eval-size", 4, "--batch-size", 1]
+    assert "must be at least 2, got 1" in fails(2, *train("kto", "--data", thumbs, models=models), *one)
+
+
+@pytest.mark.parametrize("stage", ["grpo", "rloo", "online-dpo"])
+def test_other_online_stages_on_comparisons(stage, preferences, models):
     words = train(stage, "--data", preferences, models=models)
     assert f"{stage.upper()} on data of your own needs --reward-model" in fails(2, *words)
     assert "mean score" in passes(*words, "--reward-model", models / "reward")
