@@ -7,6 +7,7 @@ from rlhf_course.trainers.history import History
 from rlhf_course.trainers.kto import KTOConfig, KTOTrainer
 from rlhf_course.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
+from rlhf_course.trainers.ppo_step import ppo_rlhf_step
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
 
@@ -27,4 +28,5 @@ __all__ = [
     "SFTConfig",
     "SFTTrainer",
     "TrainingConfig",
+    "ppo_rlhf_step",
 ]
