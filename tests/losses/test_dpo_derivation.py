@@ -135,3 +135,19 @@ def test_an_answer_in_no_pair_has_no_gradient_whatever_it_is_worth(world, beta):
     loss = expected_loss(logits.log_softmax(0), ref_logps, bradley_terry(rewards), beta, pairs)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[4].abs() < 1e-15 < gradient[:4].abs().max()
+
+
+def test_what_the_reference_writes_loses_on_average_under_any_policy(world, beta):
+    ref_logps, rewards = world
+    for logps in (optimum(ref_logps, rewards, beta)[0], torch.zeros(N, dtype=torch.float64).log_softmax(0)):
+        mean = (ref_logps.exp() * (logps - ref_logps)).sum()
+        assert mean.item() == pytest.approx(-exact_kl(ref_logps, logps).item())
+        assert mean < 0
+
+
+def test_at_the_optimum_of_a_low_price_chosen_answers_are_less_likely_than_under_the_reference(world):
+    ref_logps, rewards = world
+    pairs = ref_logps.exp()[:, None] * ref_logps.exp() * bradley_terry(rewards) * (1 - torch.eye(N))
+    log_ratios = optimum(ref_logps, rewards, beta=0.1)[0] - ref_logps
+    chosen, rejected = ((pairs.sum(side) * log_ratios).sum() / pairs.sum() for side in (1, 0))
+    assert rejected < chosen < 0
