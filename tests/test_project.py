@@ -31,6 +31,7 @@ MACHINE_PATHS = re.compile(
     "|".join(rf"(?<![\w.~-])/{folder}/\w" for folder in ("work", "tmp", "home", "Users", "root"))
 )
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+PICTURE = re.compile(r'"image/png": "[^"]*"')  # stored as letters, in which any word may stand
 
 
 @cache
@@ -131,6 +132,7 @@ def test_the_address_is_stored_once():
 
 def test_no_machine_paths_and_nothing_unfinished():
     for name, text in texts().items():
+        text = PICTURE.sub("", text)
         for pattern in (MACHINE_PATHS, UNFINISHED):
             found = pattern.search(text)
             assert not found, f"{name} has {found[0]!r}: {text[max(found.start() - 40, 0) : found.end() + 40]!r}"
