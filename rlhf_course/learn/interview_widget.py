@@ -17,7 +17,7 @@ from rlhf_course.learn.interview_bank import InterviewQuestion, interview_bank, 
 from rlhf_course.learn.mime import block, widget_bundle
 from rlhf_course.learn.question import as_html
 
-_WIDE = {"width": "100%"}
+ANY = ""  # a Dropdown shows the value None as an empty line
 
 
 def interview(topic: str | None = None, stars: int | None = None) -> None:
@@ -54,21 +54,21 @@ class InterviewView:
         select(topic, stars)
         topics = dict.fromkeys(question.topic for question in interview_bank().values())
         self.stars = ipywidgets.Dropdown(
-            options=[("any", None), ("★ (1 of 3)", 1), ("★★ (2 of 3)", 2), ("★★★ (3 of 3)", 3)],
-            value=stars,
+            options=[("any", ANY), ("★ (1 of 3)", 1), ("★★ (2 of 3)", 2), ("★★★ (3 of 3)", 3)],
+            value=stars or ANY,
             description="Difficulty:",
         )
         self.topic = ipywidgets.Dropdown(
-            options=[("any", None), *((name, name) for name in topics)], value=topic, description="Topic:"
+            options=[("any", ANY), *((name, name) for name in topics)], value=topic or ANY, description="Topic:"
         )
         self.text = ipywidgets.HTML()
-        self.own = ipywidgets.Textarea(description="Your answer:", rows=8, layout=ipywidgets.Layout(**_WIDE))
-        self.reveal = ipywidgets.Button(description="Show model answer")
+        self.own = ipywidgets.Textarea(description="You say:", rows=8, layout=ipywidgets.Layout(width="auto"))
+        self.reveal = ipywidgets.Button(description="Show the answer")
         self.next = ipywidgets.Button(description="Next question")
         self.save = ipywidgets.Button(description="Keep my score")
         self.feedback = ipywidgets.HTML()
         self.kept = ipywidgets.HTML()
-        self.revealed = ipywidgets.VBox(layout=ipywidgets.Layout(**_WIDE))
+        self.revealed = ipywidgets.VBox()
         self.points: list[ipywidgets.Checkbox] = []
         self.box = ipywidgets.VBox(
             [
@@ -95,7 +95,7 @@ class InterviewView:
 
     def _filtered(self, _change) -> None:
         """Begin with the first question of the selection that was not scored yet."""
-        self.questions = select(self.topic.value, self.stars.value)
+        self.questions = select(self.topic.value or None, self.stars.value or None)
         scored = progress.load()["interviews"]
         self._ask(next((q for q in self.questions if q.id not in scored), next(iter(self.questions), None)))
 
@@ -130,14 +130,17 @@ class InterviewView:
         ]
         words = ipywidgets.Layout(flex="1 1 0%", min_width="0")
         lines = [
-            ipywidgets.HBox([box, ipywidgets.HTML(block(as_html(point)), layout=words)])
+            ipywidgets.HBox(
+                [box, ipywidgets.HTML(block(as_html(point)), layout=words)],
+                layout=ipywidgets.Layout(align_items="center"),
+            )
             for box, point in zip(self.points, question.points)
         ]
         self.revealed.children = [
             ipywidgets.HTML(block(question.answer_to_html())),
             ipywidgets.HTML(block("<p><b>Score yourself.</b> Tick what your own answer said.</p>")),
             *lines,
-            ipywidgets.HBox([self.save, self.kept]),
+            ipywidgets.HBox([self.save, self.kept], layout=ipywidgets.Layout(align_items="center")),
             ipywidgets.HTML(block(question.follow_ups_to_html())),
         ]
         self.feedback.value = block("The model answer is below. Read it against yours.", alert=True)

@@ -9,7 +9,7 @@ import pytest
 from rlhf_course.experiments import load_result
 from rlhf_course.learn import interview, progress, reading_list
 from rlhf_course.learn.interview_bank import interview_bank, select
-from rlhf_course.learn.interview_widget import InterviewView
+from rlhf_course.learn.interview_widget import ANY, InterviewView
 from rlhf_course.learn.mime import WIDGET_VIEW
 from rlhf_course.learn.reading import readings
 from rlhf_course.learn.topics import TOPICS
@@ -241,13 +241,13 @@ def test_it_goes_on_with_what_was_not_scored_and_shows_what_was():
 
 def test_filters_in_the_cell():
     view = InterviewView()
-    assert view.questions == select()
+    assert view.questions == select() and view.stars.label == view.topic.label == "any"
     view.topic.value = "kl"
     assert view.questions == select("kl") and view.question == view.questions[0]
     view.stars.value = 1
     assert view.question is None and "No question has" in view.text.value
     assert view.reveal.disabled and view.next.disabled
-    view.topic.value = None
+    view.topic.value = ANY
     assert view.questions == select(stars=1) and not view.reveal.disabled
 
 
