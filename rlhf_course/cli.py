@@ -1,4 +1,4 @@
-"""The command line: `rlhf-course doctor | lab | train | world | reproduce | build | progress`.
+"""The command line: `rlhf-course doctor | lab | train | world | recipe | reproduce | claims | build | progress`.
 
 Only click is imported here. What a command needs comes in when it runs, so that `--help` answers at once.
 """
@@ -186,6 +186,45 @@ def reproduce(names, seeds, output, listing):
             click.echo(f"written: {measure(name, range(seeds), output, click.echo)}")
     except KeyboardInterrupt:
         raise Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--seed", default=0, show_default=True, type=int, help="Of all data, samples and training.")
+@click.option(
+    "--scale", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Share of the data."
+)
+def recipe(name, seed, scale):
+    """Cook one of five systems in miniature, in under two minutes.
+
+    NAME is instructgpt, llama2, zephyr, deepseek or claude. Without it, say what each does.
+    """
+    from rlhf_course.recipes import RECIPES, about, cook
+
+    if name is None:
+        for each, system in RECIPES.items():
+            click.echo(f"{each:12} {system}\n{about(each)}\n")
+        return
+    cook(name, seed=seed, scale=scale, say=click.echo)
+
+
+@main.command()
+@click.option("--lesson", help="Only those of a lesson, such as 05.")
+@click.option("--update", is_flag=True, help="Write what the shipped tables hold now into the ledger (for authors).")
+def claims(lesson, update):
+    """List what the course claims, who said it, what measures it, and what was measured in each seed."""
+    from rlhf_course.experiments import claims as ledger
+
+    if update:
+        ledger.LEDGER.write_text(ledger.update(ledger.LEDGER.read_text(encoding="utf-8")), encoding="utf-8")
+        click.echo(f"written: {ledger.LEDGER}")
+        return
+    for claim in ledger.claims().values():
+        if lesson is None or lesson in claim.lessons:
+            click.echo(f"{claim.id} (lesson {', '.join(claim.lessons)})\n  {claim.says}")
+            click.echo(f"  {claim.table}: {claim.measure} {claim.relation}, {claim.over}")
+            click.echo(f"  measured: {', '.join(f'{value:g}' for value in claim.measured)}")
+            click.echo(f"  source: {claim.source}\n" if claim.source else "")
 
 
 main.add_command(train)

@@ -77,15 +77,14 @@ def pretrain(
 def sft(
     base: nn.Module,
     seed: int = 0,
-    n: int = DEMONSTRATIONS,
-    world: WorldConfig = WORLD,
+    rows: list[dict] | None = None,
     *,
     resume: str | Path | None = None,
     **changes: Any,
 ) -> SFTTrainer:
     """Show a base model demonstrations: `tiny-sft`. The model given stays as it is; so in every stage."""
     args = SFTConfig(**settings("sft", seed=seed, **changes))
-    rows = demonstrations(n, seed, world)
+    rows = demonstrations(DEMONSTRATIONS, seed) if rows is None else rows
     trainer = SFTTrainer(copy.deepcopy(base), args=args, train_dataset=rows, processing_class=world_tokenizer())
     return _train(trainer, resume)
 
@@ -384,7 +383,7 @@ def run(
     done("pretrain", began, base, gold(base))
 
     began = time.perf_counter()
-    shown = sft(base.model, seed, part(DEMONSTRATIONS), **changes)
+    shown = sft(base.model, seed, demonstrations(part(DEMONSTRATIONS), seed), **changes)
     done("sft", began, shown, gold(shown))
 
     began = time.perf_counter()

@@ -63,7 +63,8 @@ def length_grouping(seeds: Sequence[int] = SEEDS) -> Table:
 
 @cache
 def _sft_model(seed: int, size: int, grouped: bool) -> nn.Module:
-    return pipeline.sft(trained("pretrain", seed), seed, size, group_by_length=grouped, disable_tqdm=True).model
+    rows = demonstrations(size, seed)
+    return pipeline.sft(trained("pretrain", seed), seed, rows, group_by_length=grouped, disable_tqdm=True).model
 
 
 def _habits(model: nn.Module, seed: int) -> dict[str, float]:

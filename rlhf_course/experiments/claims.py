@@ -1,0 +1,128 @@
+"""The course's claims ledger: every empirical claim, where it is made, what measures it, and what was measured.
+
+A claim in `claims.toml` reads
+
+    [[claim]]
+    id = "ppo.no_price"
+    lessons = ["05"]
+    says = "With no price on the KL, PPO ends with less gold than a healthy run."
+    source = "Gao et al. 2022"                  # left out where the claim is the course's own
+    table = "ppo.broken_runs"
+    measure = "last('gold', run='β = 0') - last('gold', run='healthy')"
+    relation = "< 0"                            # for every seed; `over = "mean"`: for their mean
+    measured = [-4.58, -3.71, -1.35]            # for each seed of the table, as `rlhf-course claims --update` writes it
+
+`measure` is worked out on the rows of one seed. It may call `mean`, `first`, `last`, `lowest`, `highest` and `count`,
+each with a column and values that other columns must have, and `sqrt`, `log`, `abs`, `min`, `max`.
+"""
+
+import math
+import operator
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf_course._checks import check_choice
+from rlhf_course.experiments.table import Table, load_result
+
+LEDGER = Path(__file__).with_name("claims.toml")
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the ledger; the module's docstring shows how it is written.
+
+    Attributes:
+        over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
+        small: what a test does to see the claim in one seed within seconds: arguments of the experiment, and
+            `relation` where it is another then.
+    """
+
+    id: str
+    lessons: tuple[str, ...]
+    says: str
+    table: str
+    measure: str
+    relation: str
+    measured: tuple[float, ...] = ()
+    source: str | None = None
+    over: str = "every seed"
+    small: dict[str, Any] = field(default_factory=dict)
+
+    def values(self, table: Table | None = None) -> list[float]:
+        """What the claim is about, for each seed of a table; the shipped one if left out."""
+        table = table or load_result(self.table)
+        return [measure(self.measure, table, seed) for seed in table.settings["seeds"]]
+
+    def holds(self, values: list[float] | tuple[float, ...], relation: str | None = None) -> bool:
+        """Whether these values, one a seed, have the relation."""
+        sign, bound = (relation or self.relation).split()
+        tested = [sum(values) / len(values)] if self.over == "mean" else values
+        return all(_RELATIONS[sign](value, float(bound)) for value in tested)
+
+
+@cache
+def claims() -> dict[str, Claim]:
+    """Every claim by its id, in the ledger's order."""
+    rows = tomllib.loads(LEDGER.read_text(encoding="utf-8"))["claim"]
+    found = [
+        Claim(**{**row, "lessons": tuple(row["lessons"]), "measured": tuple(row.get("measured", ()))}) for row in rows
+    ]
+    return {claim.id: claim for claim in found}
+
+
+def find_claim(claim_id: str) -> Claim:
+    """The claim with this id. Raises ValueError for another, with those there are."""
+    return claims()[check_choice("claim", claim_id, tuple(claims()))]
+
+
+def measure(expression: str, table: Table, seed: int) -> float:
+    """The value of a claim's `measure` on one seed's rows.
+
+    Raises:
+        ValueError: where no row is as the expression wants it.
+    """
+
+    def of(pick: Callable[[list], float]) -> Callable[..., float]:
+        def function(column: str, **where: Any) -> float:
+            values = [value for value in table.values(column, seed=seed, **where) if value is not None]
+            if not values:
+                raise ValueError(f"{table.name} has no row of seed {seed} for {column!r} and {where} in {expression!r}")
+            return pick(values)
+
+        return function
+
+    names = {
+        "mean": of(lambda values: sum(values) / len(values)),
+        "first": of(lambda values: values[0]),
+        "last": of(lambda values: values[-1]),
+        "lowest": of(min),
+        "highest": of(max),
+        "count": of(len),
+        **{name: getattr(math, name) for name in ("sqrt", "log", "exp")},
+        **{"abs": abs, "min": min, "max": max},
+    }
+    return round(float(eval(expression, {"__builtins__": {}}, names)), 4)  # the ledger's text, no one else's
+
+
+def update(text: str) -> str:
+    """The ledger's text with `measured` as the shipped tables have it now."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("measured = "):
+            continue
+        if line.startswith("id = "):
+            claim = claims()[tomllib.loads(line)["id"]]
+        lines.append(line)
+        if line.startswith("relation = "):
+            lines.append(f"measured = [{', '.join(f'{value:g}' for value in claim.values())}]")
+    return "\n".join(lines) + "\n"
