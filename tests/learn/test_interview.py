@@ -1,11 +1,14 @@
 """Interview practice: a lint of the bank and the reading list, and the widget driven through its callbacks."""
 
+import math
 import re
 from collections import Counter
 
 import ipywidgets
 import pytest
+import torch
 
+from rlhf_course.advantages import gae
 from rlhf_course.experiments import load_result
 from rlhf_course.learn import interview, progress, reading_list
 from rlhf_course.learn.interview_bank import interview_bank, select
@@ -150,6 +153,19 @@ def test_what_is_quoted_of_our_own_runs_is_what_the_tables_say():
     cost = load_result("grpo.cost")
     for ppo, grpo_ in zip(cost.values("seconds", method="ppo"), cost.values("seconds", method="grpo")):
         assert 0.25 < 1 - grpo_ / ppo < 0.42, "GRPO's step no longer takes about a third less"
+
+
+def test_what_is_quoted_of_formulas_is_what_the_package_computes():
+    answers = {id: question.answer for id, question in interview_bank().items()}
+    n4, n16, n256 = (f"{math.log(n) - (n - 1) / n:.2f}" for n in (4, 16, 256))
+    assert f"{n4} nats for n = 4, {n16} for 16, {n256} for 256" in answers["kl.best_of_n"]
+    rewards, values, mask = torch.tensor([[-0.1, -0.2, 1.0]]), torch.tensor([[0.5, 0.4, 0.3]]), torch.ones(1, 3)
+    advantages, _ = gae(rewards, values, mask, gamma=1.0, lam=0.95)
+    a, b, c = advantages[0].tolist()
+    assert f"give advantages {a:.3f}, {b:.3f}, {c:.1f}".replace("0.", ".") in answers["ppo.gae"]
+    right = (1 + math.sqrt(2 * 0.726 - 1)) / 2  # two labels agree q² + (1 − q)² of the time
+    assert f"q = {right:.2f}".replace("0.", ".") in answers["reward_model.label_noise"]
+    assert "83 %" in answers["reward_model.bradley_terry"] and round(100 / (1 + math.exp(-1.6))) == 83
 
 
 def test_the_questions_can_be_selected():
