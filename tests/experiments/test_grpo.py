@@ -120,9 +120,28 @@ def test_rloo_is_below_ppo_and_no_further_than_it_but_in_one_seed_by_a_fifth_of_
     assert judged(seed, "rloo")["kl"] < judged(seed, "ppo")["kl"] + 0.2
 
 
+def test_nine_runs_each_come_out_alike():
+    table = load_result("grpo.run_to_run")
+    ppo, found = (
+        torch.tensor([table.values("gold", method=method, seed=seed) for seed in grpo.SEEDS])
+        for method in ("ppo", "grpo")
+    )
+    gaps = found.mean(dim=1) - ppo.mean(dim=1)
+    half = T_OF_THREE * gaps.std() / 3**0.5
+    assert gaps.mean().item() == pytest.approx(-0.01, abs=0.01) and half.item() == pytest.approx(0.124, abs=0.002)
+    spreads = [gold.var(dim=1).mean().sqrt().item() for gold in (ppo, found)]
+    assert spreads == pytest.approx([0.056, 0.066], abs=0.001), (
+        "neither is steadier: the ratio would have to be above 2"
+    )
+    assert min(table.values("gold_se")) > 0.03, "a good part of which is the judging"
+
+
 @every_seed
-def test_grpos_answers_are_longer_than_ppos(seed):
-    assert judged(seed, "ppo")["length"] + 1.5 < judged(seed, "grpo")["length"] < 25
+def test_the_first_run_is_the_pipelines_own(seed):
+    first = load_result("grpo.run_to_run").where(seed=seed, run=0)
+    assert [{name: row[name] for name in row if name != "run"} for row in first] == [
+        judged(seed, method) for method in ("ppo", "grpo")
+    ]
 
 
 @every_seed
