@@ -24,7 +24,7 @@ from rlhf_course.models.ensemble import RewardEnsemble
 from rlhf_course.seeding import derive_seed
 
 SEEDS = (0, 1, 2)
-STEPS, STEPS_BETWEEN_LOOKS = 80, 4
+STEPS, STEPS_BETWEEN_LOOKS = 80, 5
 FRESH_ANSWERS = 256
 #: Best of how many, and from how many answers to each of how many prompts the gold of the best is worked out.
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -54,8 +54,8 @@ def curves(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
     rows = []
     for seed in seeds:
         judge = trained("reward", seed)
-        for method in ("ppo", "grpo"):
-            rows += [{"seed": seed, "method": method, **look} for look in climb(seed, judge, method, steps=steps)]
+        runs = {"ppo": climb(seed, judge, "ppo", steps=steps), "grpo": _own_run(seed, steps)}
+        rows += [{"seed": seed, "method": method, **look} for method, looks in runs.items() for look in looks]
         rows += [{"seed": seed, "method": "best of n", **look} for look in best_of_n(seed, judge)]
     return Table("overoptimization.curves", _settings(seeds, steps=steps), rows)
 
@@ -75,7 +75,9 @@ def reward_models(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
                 judge = _judge(seed, **{varied: value})
                 accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
                 about = {"seed": seed, "varied": varied, "value": value, "accuracy": accuracy}
-                rows += [{**about, **look} for look in climb(seed, judge, "grpo", steps=steps)]
+                own = value == values[-1]
+                looks = _own_run(seed, steps) if own else climb(seed, judge, "grpo", steps=steps)
+                rows += [{**about, **look} for look in looks]
     return Table("overoptimization.reward_models", _settings(seeds, steps=steps), rows)
 
 
@@ -128,6 +130,12 @@ def tastes(seeds: Sequence[int] = SEEDS) -> Table:
 
 
 # ---------------------------------------------------------------------- going uphill, and looking
+
+
+@cache
+def _own_run(seed: int, steps: int) -> list[dict[str, Any]]:
+    """GRPO with no price on the KL against the pipeline's own reward model."""
+    return climb(seed, trained("reward", seed), "grpo", steps=steps)
 
 
 def climb(

@@ -9,6 +9,7 @@ from rlhf_course.cli import main
 from rlhf_course.experiments import Table
 from rlhf_course.experiments.claims import LEDGER, claims, find_claim, measure, update
 from rlhf_course.experiments.reproduce import experiments
+from rlhf_course.experiments.table import shipped_results
 from rlhf_course.learn.topics import TOPICS
 
 every_claim = pytest.mark.parametrize("claim", [pytest.param(claim, id=claim.id) for claim in claims().values()])
@@ -84,3 +85,8 @@ def test_the_command_line_lists_claims():
     listed = CliRunner().invoke(main, ["claims", "--lesson", "05"])
     assert listed.exit_code == 0 and "ppo.no_price" in listed.output
     assert CliRunner().invoke(main, ["claims", "--lesson", "99"]).output == ""
+
+
+def test_every_table_that_ships_bears_a_claim():
+    silent = set(shipped_results()) - {claim.table for claim in claims().values()}
+    assert not silent, f"measured, and nothing is claimed from it: {sorted(silent)}"
