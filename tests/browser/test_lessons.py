@@ -65,6 +65,18 @@ LESSONS = [
     return torch.nn.functional.softplus(beta * (rejected - chosen)).mean()""",
         lab="dpo_gradient",
     ),
+    Lesson(
+        "08_grpo",
+        quiz="grpo.two_answers",
+        exercise="grpo.group_advantages",
+        wrong="""groups = rewards.reshape(-1, num_generations)
+    return (groups - groups.mean(dim=1, keepdim=True)).flatten()""",
+        mistake="mean only",
+        right="""groups = rewards.reshape(-1, num_generations)
+    spread, mean = torch.std_mean(groups, dim=1, keepdim=True)
+    return ((groups - mean) / (spread + 1e-4)).reshape(-1)""",
+        lab="group_advantage",
+    ),
 ]
 
 
