@@ -148,3 +148,17 @@ def test_without_the_end_answers_are_shorter_and_score_a_little_less(seed):
     assert healthy["length"] - 3 < faulty["length"] < healthy["length"] - 0.9
     assert faulty["score"] < healthy["score"] and faulty["explained_variance"] < healthy["explained_variance"]
     assert faulty["value_loss"] > healthy["value_loss"]
+
+
+@every_seed
+def test_without_the_end_answers_are_shorter_at_every_look(seed):
+    for healthy, faulty in zip(looks(seed, ppo.HEALTHY), looks(seed, ppo.NO_END)):
+        assert faulty["length"] < healthy["length"] - 0.8
+
+
+@every_seed
+def test_without_a_price_gold_rises_for_twenty_steps_and_then_falls(seed):
+    gold = [row["gold"] for row in looks(seed, ppo.NO_KL)]
+    score = [row["score"] for row in looks(seed, ppo.NO_KL)]
+    assert gold[0] < gold[1] and gold[1] == max(gold) and gold[-1] < gold[1] - 0.8
+    assert score[0] < score[1] < score[-1] and score[-1] == max(score)
