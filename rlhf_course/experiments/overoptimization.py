@@ -16,7 +16,7 @@ from torch import nn
 from rlhf_course import pipeline
 from rlhf_course.data.world import WORLD, Labeler, gold_reward, label_rankings, world_tokenizer
 from rlhf_course.data.world.grammar import parse_sentence, split_sentences
-from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers
+from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, reward_accuracy, sample_answers
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.reward_model import score_answers
 from rlhf_course.experiments.table import Table
@@ -106,6 +106,23 @@ def ensembles(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
     return Table("overoptimization.ensembles", _settings(seeds, **settings), rows)
 
 
+def ensemble_size(seeds: Sequence[int] = SEEDS, counts: Sequence[int] = COUNTS) -> Table:
+    """Best-of-n by one, two, three or four of those reward models together.
+
+    Columns: `seed`; `members`, how many; `method`, "mean", "wco" or "uwo"; then as `best_of_n` returns them, n being
+    `step`. Half a minute a seed, once the members are trained.
+    """
+    rows = []
+    for seed in seeds:
+        for size in range(1, MEMBERS + 1):
+            for method in ("mean", "wco", "uwo") if size > 1 else ("mean",):
+                judge = RewardEnsemble(_members(seed)[:size], method, UWO_WEIGHT)
+                about = {"seed": seed, "members": size, "method": method}
+                rows += [{**about, **look} for look in best_of_n(seed, judge, counts)]
+    settings = {"rankings": NOISY_RANKINGS, "flip_rate": FLIP_RATE, "uwo_weight": UWO_WEIGHT}
+    return Table("overoptimization.ensemble_size", _settings(seeds, **settings), rows)
+
+
 def tastes(seeds: Sequence[int] = SEEDS) -> Table:
     """What the policy becomes when labelers have a taste: for nothing but the truth, for flattery, for length.
 
@@ -175,10 +192,7 @@ def best_of_n(seed: int, judge: nn.Module, counts: Sequence[int] = COUNTS) -> li
     Returns:
         A dict for each n as `climb`'s, `step` being n and `answer` the best of the first n to `ASKED`.
     """
-    sft = trained("sft", seed)
-    stream = derive_seed(seed, "pool")
-    prompts = [prompt for prompt in (ASKED, *draw_prompts(POOL_PROMPTS - 1, stream)) for _ in range(POOL_ANSWERS)]
-    answers = sample_answers(sft, world_tokenizer(), prompts, stream)
+    answers = _pool(seed)
     proxy = score_answers(judge, [(a.prompt, a.text) for a in answers]).numpy().reshape(POOL_PROMPTS, POOL_ANSWERS)
     gold = np.array([gold_reward(a.prompt, a.text, ended=a.ended) for a in answers]).reshape(proxy.shape)
     length = np.array([len(a.text.split()) + a.ended for a in answers]).reshape(proxy.shape)
@@ -193,6 +207,14 @@ def best_of_n(seed: int, judge: nn.Module, counts: Sequence[int] = COUNTS) -> li
         best = answers[proxy[0, :n].argmax()].text
         looks.append({"step": n, "kl": log(n) - (n - 1) / n, **found, "answer": best})
     return looks
+
+
+@cache
+def _pool(seed: int) -> list[Answer]:
+    """The SFT model's answers that best-of-n chooses from, a prompt's side by side, `ASKED` the first."""
+    stream = derive_seed(seed, "pool")
+    prompts = [prompt for prompt in (ASKED, *draw_prompts(POOL_PROMPTS - 1, stream)) for _ in range(POOL_ANSWERS)]
+    return sample_answers(trained("sft", seed), world_tokenizer(), prompts, stream)
 
 
 def _chance_of_being_best(size: int, n: int) -> np.ndarray:
@@ -255,6 +277,7 @@ def _shallow(policy: nn.Module, layers: int) -> nn.Module:
     return shallow
 
 
+@cache
 def _members(seed: int) -> list[nn.Module]:
     """Reward models of one set of noisy rankings, on bodies that share nothing, not even their pre-training."""
     rows = label_rankings(_groups(seed), Labeler(flip_rate=FLIP_RATE), derive_seed(seed, "rankings"))[:NOISY_RANKINGS]

@@ -10,11 +10,12 @@ from random import Random
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlhf_course import pipeline
 from rlhf_course.data.world import WORLD, Concept, Labeler, label_rankings, world_tokenizer
 from rlhf_course.data.world.grammar import ANALOGIES, CLOSING, FACTS, FILLER, HEDGE, JARGON, JARGON_WORDS, PLAIN
-from rlhf_course.evaluation import reward_accuracy
+from rlhf_course.evaluation import CHUNK, reward_accuracy
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.table import Table
 from rlhf_course.generation import evaluation_mode
@@ -121,15 +122,18 @@ def length_bias(seeds: Sequence[int] = SEEDS, biases: Sequence[float] = LENGTH_B
 # ---------------------------------------------------------------------- measuring
 
 
-def score_answers(model: RewardModel, answers: Sequence[tuple[str, str]]) -> torch.Tensor:
+def score_answers(model: nn.Module, answers: Sequence[tuple[str, str]]) -> torch.Tensor:
     """The rewards (N,) of (prompt, answer) texts."""
     tokenizer = world_tokenizer()
-    rows = [tokenizer(f"{prompt} {answer} {tokenizer.eos_token}").input_ids for prompt, answer in answers]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    texts = [f"{prompt} {answer} {tokenizer.eos_token}" for prompt, answer in answers]
+    found = []
     with torch.no_grad(), evaluation_mode(model):
-        return model(ids.to(model.device), mask.to(model.device)).cpu()
+        for start in range(0, len(texts), CHUNK):
+            batch = tokenizer(texts[start : start + CHUNK], padding=True, padding_side="right", return_tensors="pt").to(
+                model.device
+            )
+            found.append(model(batch.input_ids, batch.attention_mask).cpu())
+    return torch.cat(found)
 
 
 def reward_gaps(model: RewardModel, pairs: Sequence[Pair]) -> torch.Tensor:

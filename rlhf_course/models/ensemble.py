@@ -55,6 +55,11 @@ class RewardEnsemble(nn.Module):
         self.method = check_choice("method", method, _METHODS)
         self.weight = check_number("weight", weight, low=0)
 
+    @property
+    def device(self) -> torch.device:
+        """The first model's."""
+        return next(self.parameters()).device
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The combined rewards (B,)."""
         rewards = torch.stack([model(input_ids, attention_mask) for model in self.models])
