@@ -56,6 +56,19 @@ LESSONS = [
         lab="bradley_terry",
     ),
     Lesson(
+        "05_ppo",
+        quiz="ppo.bad_and_likelier",
+        exercise="ppo.ppo_clip_loss",
+        wrong="""ratio = (logps - old_logps).exp()
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -(torch.max(ratio * advantages, clipped * advantages) * mask).sum() / mask.sum()""",
+        mistake="maximum for minimum",
+        right="""ratio = (logps - old_logps).exp()
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return (torch.max(-ratio * advantages, -clipped * advantages) * mask).sum() / mask.sum()""",
+        lab="ppo_clip",
+    ),
+    Lesson(
         "06_dpo",
         quiz="dpo.log_ratio",
         exercise="dpo.dpo_loss",
