@@ -6,9 +6,9 @@ from math import sqrt
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rlhf_course._checks import check_count
+from rlhf_course._checks import check_count, check_same_shape, check_tensor
 from rlhf_course.data.tokenize import tokenize_prompts
 from rlhf_course.data.world.config import WORLD, WorldConfig
 from rlhf_course.data.world.gold import gold_reward
@@ -124,6 +124,41 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+
+
+def win_rate(scores_a: Tensor, scores_b: Tensor) -> float:
+    """How often A's answer beats B's to the same prompt, a share in [0, 1]; a tie counts half, for both.
+
+    So win_rate(a, b) + win_rate(b, a) = 1, and a policy wins half of its games against itself.
+
+    Args:
+        scores_a, scores_b: (N,) at least one: what a judge makes of A's and of B's answer to prompt i.
+    """
+    for name, scores in (("scores_a", scores_a), ("scores_b", scores_b)):
+        check_tensor(name, scores, ndim=1)
+    check_same_shape(scores_a=scores_a, scores_b=scores_b)
+    check_count("the number of scores", len(scores_a), low=1)
+    return ((scores_a > scores_b).double() + 0.5 * (scores_a == scores_b).double()).mean().item()
+
+
+def pareto_frontier(kl: Tensor, gold: Tensor) -> Tensor:
+    """Which of N policies nobody beats: (N,) bools, in the order given.
+
+    A policy is beaten where another has no more KL and no less gold, and is better in at least one of the two. So of
+    two with the same gold the one with less KL is kept, and two that are the same in both do not beat each other:
+    they are kept or beaten together.
+
+    Args:
+        kl, gold: (N,) finite numbers; less KL and more gold are better.
+    """
+    for name, values in (("kl", kl), ("gold", gold)):
+        check_tensor(name, values, ndim=1)
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} must hold finite numbers, got {values.tolist()}")
+    check_same_shape(kl=kl, gold=gold)
+    no_worse = (kl[None] <= kl[:, None]) & (gold[None] >= gold[:, None])  # [i, j]: j is no worse than i
+    better = (kl[None] < kl[:, None]) | (gold[None] > gold[:, None])
+    return ~(no_worse & better).any(dim=1)
 
 
 @torch.no_grad()

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from rlhf_course.data.world import WORLD, gold_reward, world_tokenizer
-from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers, wilson_interval
+from rlhf_course.evaluation import (
+    draw_prompts,
+    evaluate_policy,
+    pareto_frontier,
+    reward_accuracy,
+    sample_answers,
+    wilson_interval,
+    win_rate,
+)
 from rlhf_course.models.reward import RewardModel
 from rlhf_course.models.tiny import new_tiny_model
 
@@ -201,3 +209,40 @@ def test_what_is_returned_is_the_answers_own_gold_length_and_score(policy):
 def test_one_answer_has_no_standard_error():
     with pytest.raises(ValueError, match="n must be a whole number of at least 2"):
         evaluate_policy(None, TOKENIZER, n=1)
+
+
+@pytest.mark.parametrize(("a", "b", "rate"), [([3, 2, 1, 0], [1, 1, 1, 1], 0.625), ([0.5], [0.5], 0.5), ([1], [2], 0)])
+def test_win_rate_by_hand(a, b, rate):
+    assert win_rate(torch.tensor(a), torch.tensor(b)) == rate
+    assert win_rate(torch.tensor(b), torch.tensor(a)) == 1 - rate
+
+
+def test_win_rate_refuses_what_is_no_pairing():
+    with pytest.raises(ValueError, match="one shape"):
+        win_rate(torch.zeros(3), torch.zeros(4))
+    with pytest.raises(ValueError, match="at least 1"):
+        win_rate(torch.zeros(0), torch.zeros(0))
+    with pytest.raises(TypeError, match="scores_b"):
+        win_rate(torch.zeros(3), [0, 0, 0])
+
+
+def test_the_frontier_keeps_twins_and_drops_whoever_is_beaten_in_one():
+    kl = torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0, 0.5])
+    gold = torch.tensor([1.0, 1.0, 1.0, 1.5, 1.5, 0.0])
+    assert pareto_frontier(kl, gold).tolist() == [True, True, False, True, False, True]
+
+
+def test_whoever_is_off_the_frontier_is_beaten_by_someone_on_it():
+    stream = torch.Generator().manual_seed(0)
+    kl, gold = (torch.randint(0, 6, (40,), generator=stream).double() for _ in range(2))
+    kept = pareto_frontier(kl, gold)
+    for x, y, stays in zip(kl, gold, kept):
+        rivals = kept & (kl <= x) & (gold >= y) & ((kl < x) | (gold > y))
+        assert bool(rivals.any()) != bool(stays)
+
+
+def test_the_frontier_refuses_what_cannot_be_compared():
+    with pytest.raises(ValueError, match="gold must hold finite"):
+        pareto_frontier(torch.zeros(2), torch.tensor([0.0, float("nan")]))
+    with pytest.raises(ValueError, match="one shape"):
+        pareto_frontier(torch.zeros(2), torch.zeros(3))
