@@ -7,11 +7,12 @@ are changed. One seed of all of it takes about fifteen minutes on one core.
 import copy
 from collections.abc import Sequence
 from functools import cache
-from math import log
+from math import comb, log
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rlhf_course import pipeline
 from rlhf_course.data.world import WORLD, Labeler, gold_reward, label_rankings, world_tokenizer
@@ -20,7 +21,7 @@ from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, reward
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.reward_model import score_answers
 from rlhf_course.experiments.table import Table
-from rlhf_course.models.ensemble import RewardEnsemble
+from rlhf_course.models.ensemble import RewardEnsemble, combine_rewards
 from rlhf_course.seeding import derive_seed
 
 SEEDS = (0, 1, 2)
@@ -36,6 +37,9 @@ LAYERS = (1, 2, 3)
 NOISY_RANKINGS, FLIP_RATE, MEMBERS = 3_000, 0.25, 4
 ENSEMBLE_BETA = 0.05
 UWO_WEIGHT = 1.0
+#: Judges that are followed with no price on the KL, too.
+WITHOUT_PRICE = ("member 0", "mean", "wco")
+ENSEMBLE_STEPS = 60
 #: Gold units that labelers of three kinds add: for flattery, and for each word.
 TASTES = {
     "the truth": {},
@@ -56,7 +60,8 @@ def curves(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
         judge = trained("reward", seed)
         runs = {"ppo": climb(seed, judge, "ppo", steps=steps), "grpo": _own_run(seed, steps)}
         rows += [{"seed": seed, "method": method, **look} for method, looks in runs.items() for look in looks]
-        rows += [{"seed": seed, "method": "best of n", **look} for look in best_of_n(seed, judge)]
+        scores = score_answers(judge, [(a.prompt, a.text) for a in _pool(seed)])
+        rows += [{"seed": seed, "method": "best of n", **look} for look in best_of_n(seed, scores)]
     return Table("overoptimization.curves", _settings(seeds, steps=steps), rows)
 
 
@@ -81,7 +86,7 @@ def reward_models(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
     return Table("overoptimization.reward_models", _settings(seeds, steps=steps), rows)
 
 
-def ensembles(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
+def ensembles(seeds: Sequence[int] = SEEDS, steps: int = ENSEMBLE_STEPS) -> Table:
     """Four reward models whose labels are a quarter wrong, alone and together, with a price on the KL and without.
 
     Each member's body comes from pre-training and SFT of another seed; all learn from the same rankings.
@@ -98,7 +103,7 @@ def ensembles(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
         judges |= {method: RewardEnsemble(members, method, UWO_WEIGHT) for method in ("mean", "wco", "uwo")}
         for name, judge in judges.items():
             accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
-            for beta in (ENSEMBLE_BETA, 0.0):
+            for beta in (ENSEMBLE_BETA, 0.0) if name in WITHOUT_PRICE else (ENSEMBLE_BETA,):
                 looks = climb(seed, judge, "grpo", beta=beta, steps=steps)
                 about = {"seed": seed, "beta": beta, "judge": name, "accuracy": accuracy}
                 rows.append({**about, **looks[-1], "peak": max(look["gold"] for look in looks)})
@@ -114,11 +119,13 @@ def ensemble_size(seeds: Sequence[int] = SEEDS, counts: Sequence[int] = COUNTS) 
     """
     rows = []
     for seed in seeds:
+        answers = [(a.prompt, a.text) for a in _pool(seed)]
+        alone = torch.stack([score_answers(member, answers) for member in _members(seed)])
         for size in range(1, MEMBERS + 1):
             for method in ("mean", "wco", "uwo") if size > 1 else ("mean",):
-                judge = RewardEnsemble(_members(seed)[:size], method, UWO_WEIGHT)
+                scores = combine_rewards(alone[:size], method, UWO_WEIGHT)
                 about = {"seed": seed, "members": size, "method": method}
-                rows += [{**about, **look} for look in best_of_n(seed, judge, counts)]
+                rows += [{**about, **look} for look in best_of_n(seed, scores, counts)]
     settings = {"rankings": NOISY_RANKINGS, "flip_rate": FLIP_RATE, "uwo_weight": UWO_WEIGHT}
     return Table("overoptimization.ensemble_size", _settings(seeds, **settings), rows)
 
@@ -186,14 +193,17 @@ def climb(
     return looks
 
 
-def best_of_n(seed: int, judge: nn.Module, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
-    """What the answer that `judge` likes best of n is worth, on average over all ways to draw n from a pool.
+def best_of_n(seed: int, scores: Tensor, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
+    """What the best-scored of n answers is worth, on average over all ways to draw n of a prompt's.
+
+    Args:
+        scores: one for each answer of `_pool`.
 
     Returns:
         A dict for each n as `climb`'s, `step` being n and `answer` the best of the first n to `ASKED`.
     """
     answers = _pool(seed)
-    proxy = score_answers(judge, [(a.prompt, a.text) for a in answers]).numpy().reshape(POOL_PROMPTS, POOL_ANSWERS)
+    proxy = scores.numpy().reshape(POOL_PROMPTS, POOL_ANSWERS)
     gold = np.array([gold_reward(a.prompt, a.text, ended=a.ended) for a in answers]).reshape(proxy.shape)
     length = np.array([len(a.text.split()) + a.ended for a in answers]).reshape(proxy.shape)
     worst_first = proxy.argsort(axis=1)
@@ -218,17 +228,8 @@ def _pool(seed: int) -> list[Answer]:
 
 
 def _chance_of_being_best(size: int, n: int) -> np.ndarray:
-    """How likely the k-th lowest of `size` answers is to be the best of n drawn from them without putting back."""
-    k = np.arange(1, size + 1)
-    logs = np.cumsum(np.log(np.arange(1, size + 1)))
-    log_factorial = np.concatenate([[0.0], logs])
-
-    def log_choose(top: np.ndarray, bottom: int) -> np.ndarray:
-        fits = top >= bottom
-        safe = np.where(fits, top, bottom)
-        return np.where(fits, log_factorial[safe] - log_factorial[bottom] - log_factorial[safe - bottom], -np.inf)
-
-    return np.exp(log_choose(k - 1, n - 1) - log_choose(np.array([size]), n))
+    """How likely the k-th lowest of `size` answers, k = 1 … size, is the best of n drawn without putting back."""
+    return np.array([comb(k - 1, n - 1) / comb(size, n) for k in range(1, size + 1)])
 
 
 def _look(step: int, policy: nn.Module, sft: nn.Module, judge: nn.Module, seed: int) -> dict[str, Any]:
