@@ -9,9 +9,9 @@ from rlhf_course.learn.labs.base import Lab
 from rlhf_course.plots import COLOURS
 
 _SCALES = {
-    "GRPO: divided by the group's spread": "group",
+    "GRPO: divided by the spread": "group",
     "Dr. GRPO: not divided": "none",
-    "RLOO: against the others, not divided": "rloo",
+    "RLOO: against the others": "rloo",
 }
 _NAMES = ("first", "second", "third", "fourth")
 
