@@ -1,10 +1,15 @@
 """Lesson 05's bug hunt: each slip fails its own probe and no other, and the right loss passes all."""
 
+import copy
+
 import pytest
 import torch
 
+from rlhf_course.evaluation import draw_prompts
 from rlhf_course.learn.bug_hunt import examine
 from rlhf_course.losses import ppo_rlhf_loss
+from rlhf_course.models import load_policy, load_reward_model
+from rlhf_course.trainers import ppo_rlhf_step, ppo_step
 
 
 def loss(shift=False, largest=False, table=False, k1=False, whole=False):
@@ -60,3 +65,24 @@ def test_code_in_the_middle_of_a_repair_does_not_stop_it(capsys):
     examine(lambda *args, **kwargs: torch.zeros(2).mean())
     told = capsys.readouterr().out
     assert told.count("raised RuntimeError") == 3 and "! 1 Which tokens learn?" in told
+
+
+def test_the_score_rises_with_all_four_slips_in_it(monkeypatch):
+    """What makes them hard to find: they show in no curve of the score."""
+    copied = loss(**dict.fromkeys(["shift", "largest", "table", "k1"], True))
+
+    def in_the_step(logps, old_logps, ref_logps, advantages, mask, epsilon, beta):
+        completion_mask = torch.nn.functional.pad(mask, (1, 0))  # token 0 is a prompt's
+        return copied(logps, old_logps, ref_logps, advantages[:, 0], completion_mask, epsilon, beta)
+
+    monkeypatch.setattr(ppo_step, "ppo_rlhf_loss", in_the_step)
+    sft, tokenizer = load_policy("tiny-sft", "cpu")
+    judge, _ = load_reward_model("tiny-reward", "cpu")
+    policy, prompts = copy.deepcopy(sft), draw_prompts(12 * 32, seed=5)
+    optimizer, generator = torch.optim.AdamW(policy.parameters(), lr=5e-4), torch.Generator().manual_seed(5)
+    scores = [
+        ppo_rlhf_step(policy, sft, judge, prompts[i : i + 32], tokenizer, optimizer, beta=0.1, generator=generator)
+        for i in range(0, len(prompts), 32)
+    ]
+    scores = [step["objective/scores"] for step in scores]
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5, scores
