@@ -35,7 +35,7 @@ RANKINGS = (300, 1_000, 3_000, 5_000)
 LAYERS = (1, 2, 3)
 #: The ensembles: 3,000 rankings of which a quarter are turned upside down; four members.
 NOISY_RANKINGS, FLIP_RATE, MEMBERS = 3_000, 0.25, 4
-ENSEMBLE_BETA = 0.05
+ENSEMBLE_BETA = 0.2
 UWO_WEIGHT = 1.0
 #: Judges that are followed with no price on the KL, too.
 WITHOUT_PRICE = ("member 0", "mean", "wco")
