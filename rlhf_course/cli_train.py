@@ -228,6 +228,17 @@ def grpo(**options):
     _run("grpo", **options)
 
 
+@_stage("rlaif", model="tiny-sft", batch="64 answers", rate="2e-4", steps="80")
+@click.option("--num-generations", type=click.IntRange(2), help="Answers a group.  [default: 8]")
+@click.option("--beta", type=click.FloatRange(0), help="Price of KL, in the loss.")
+def rlaif(**options):
+    """Constitutional AI: critique, revision and imitation, then a model's verdicts, a reward model and GRPO.
+
+    The constitution is the small world's. The options are those of the last part.
+    """
+    _run("rlaif", **options)
+
+
 @_stage("rloo", **_GROUPS)
 @_group_options
 def rloo(**options):

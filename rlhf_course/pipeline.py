@@ -20,6 +20,7 @@ from rlhf_course.data.world import WORLD, Labeler, WorldConfig, corpus, demonstr
 from rlhf_course.evaluation import draw_prompts, evaluate_policy, reward_accuracy, sample_answers
 from rlhf_course.models.reward import RewardModel
 from rlhf_course.models.tiny import new_tiny_model
+from rlhf_course.rlaif import ai_comparisons, revised, teach_labeler
 from rlhf_course.seeding import derive_seed
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
@@ -28,6 +29,7 @@ from rlhf_course.trainers.kto import KTOConfig, KTOTrainer
 from rlhf_course.trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from rlhf_course.trainers.ppo import PPOConfig, PPOTrainer
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
+from rlhf_course.trainers.rlaif import SoftLabelRewardTrainer
 from rlhf_course.trainers.sft import SFTConfig, SFTTrainer
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
@@ -57,6 +59,8 @@ CORPUS_DOCUMENTS = 12_000
 DEMONSTRATIONS = 16_000
 RANKINGS, ANSWERS_EACH = 5_000, 4
 COMPARISONS = 4_000
+#: Answers revised, and groups that an AI labeler is taught on.
+REVISED, TAUGHT = 1_500, 1_500
 
 
 def settings(stage: str, **changes: Any) -> dict[str, Any]:
@@ -305,6 +309,26 @@ def rloo(
     """The same with the mean of the group's *other* answers as the baseline."""
     args = GRPOConfig(**settings("rloo", seed=seed, **changes))
     return _group_relative(sft_model, reward_funcs, args, compute_metrics, rloo_advantages, None, resume)
+
+
+def rlaif(sft_model: nn.Module, seed: int = 0, *, resume: str | Path | None = None, **changes: Any) -> GRPOTrainer:
+    """Constitutional AI: imitate answers revised by its principles, then GRPO on the verdicts of a model taught them.
+
+    The settings are `grpo`'s, the last part's. To resume goes on with that one; those before it are done again.
+    """
+    quiet = {name: changes[name] for name in ("use_cpu", "disable_tqdm") if name in changes}
+    tokenizer, stream = world_tokenizer(), derive_seed(seed, "to revise")
+    answers = sample_answers(sft_model, tokenizer, draw_prompts(REVISED, stream), stream)
+    mended = [{"prompt": a.prompt, "completion": revised(a.prompt, a.text)} for a in answers]
+    imitator = sft(sft_model, seed, mended, learning_rate=1e-3, **quiet).model
+
+    teaching = sample_groups(sft_model, TAUGHT, 2, seed, name="teaching the labeler")
+    labeler = teach_labeler(sft_model, tokenizer, teaching, seed, **quiet)
+    labels = ai_comparisons(sample_groups(imitator, COMPARISONS, 2, seed, name="AI comparisons"), labeler)
+    args = RewardConfig(**settings("reward", seed=seed, **quiet))
+    judge = RewardModel.from_policy(imitator, seed)
+    SoftLabelRewardTrainer(judge, args=args, train_dataset=labels, processing_class=tokenizer).train()
+    return grpo(imitator, judge, seed, resume=resume, **changes)
 
 
 def _group_relative(sft_model, reward_funcs, args: GRPOConfig, compute_metrics, advantage_fn, loss_fn, resume):

@@ -73,7 +73,7 @@ REAL_SETTINGS: dict[str, dict[str, Any]] = {
     "online-dpo": {"per_device_train_batch_size": 4, "learning_rate": 1e-6, "max_steps": 50, "max_new_tokens": 64},
 }
 #: The stage whose model a stage begins with.
-BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", *DIRECT, *ONLINE), "sft")}
+BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", *DIRECT, *ONLINE, "rlaif"), "sft")}
 #: What a stage begins with where no model is named: in the small world a shipped one, with data REAL_MODEL.
 PREDECESSORS = {stage: TINY_MODELS[pipeline.STAGES.index(before)] for stage, before in BEGINS_WITH.items()}
 REAL_MODEL = "smollm2-135m"
@@ -199,7 +199,7 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
             f"model, {by_labels} by the labels (difference {difference}, 95 % interval {low} to {high})"
         )
         return trainer, results
-    if run.stage in DIRECT:
+    if run.stage in DIRECT or run.stage == "rlaif":
         trainer = getattr(pipeline, run.stage)(start, **settings)
         return trainer, _judge(run, say, start, trainer.model, ref_model=start)
     rewarder = _world_model(run.reward_model or "tiny-reward", load_reward_model, device)
@@ -239,6 +239,8 @@ def _gold(results: dict[str, float]) -> str:
 
 
 def _on_data(run: Run, settings: dict[str, Any], device: torch.device, say: Say):
+    if run.stage == "rlaif":
+        raise ValueError("rlaif's constitution speaks of the small world only: leave --data out")
     on_cpu = device.type == "cpu"
     given = {name: value for name, value in settings.items() if value is not None}
     settings = {"max_length": 256 if on_cpu else 512, **REAL_SETTINGS[run.stage], **given}

@@ -146,6 +146,15 @@ def test_grpo_and_rloo(stage, models, tmp_path):
     assert (settings["num_generations"], settings["beta"]) == (4, 0.5)
 
 
+def test_rlaif(small_data, preferences, models, tmp_path, monkeypatch):
+    for name in ("REVISED", "TAUGHT"):
+        monkeypatch.setattr(pipeline, name, 60)
+    out = passes(*train("rlaif", "--num-generations", 4, "--output", tmp_path, models=models))
+    assert "gold reward" in out and "KL from the start" in out
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["num_generations"] == 4
+    assert "leave --data out" in fails(2, *train("rlaif", "--data", preferences, models=models))
+
+
 def test_the_same_seed_gives_the_same_weights(small_data, models, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         passes(*train("dpo", "--seed", seed, "--output", tmp_path / name, models=models))

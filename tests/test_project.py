@@ -202,7 +202,8 @@ def test_help_is_quick():
 def test_commands_exist():
     names = [" ".join(path[1:]) for path, _ in commands()]
     assert {"doctor", "lab", "world", "build", "progress", "train"} <= set(names)
-    assert {f"train {stage}" for stage in ("pretrain", "sft", "reward", "ppo", "dpo")} <= set(names)
+    stages = ("pretrain", "sft", "reward", "ppo", "dpo", "ipo", "kto", "online-dpo", "grpo", "rloo", "rlaif")
+    assert {f"train {stage}" for stage in stages} <= set(names)
 
 
 def readme_commands():
