@@ -49,7 +49,7 @@ class Cost(Lab):
         share = _share(found["PPO"], "labels")
         everything.set_title(f"Labels are {share} of PPO's bill", loc="left", fontsize=10)
         ppo, dpo = (_total(found[method], PARTS[1:]) for method in ("PPO", "DPO"))
-        ratio = f"PPO takes {ppo / dpo:.1f} times what DPO takes" if dpo else "DPO has nothing to do"
+        ratio = f"PPO {ppo / dpo:.1f} times DPO" if dpo else "nothing to do"
         compute.set_title(f"The computer alone: {ratio}", loc="left", fontsize=10)
         everything.invert_yaxis()
         figure.legend(*everything.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
