@@ -79,6 +79,17 @@ LESSONS = [
         lab="dpo_gradient",
     ),
     Lesson(
+        "07_dpo_variants",
+        quiz="dpo_variants.finite_margin",
+        exercise="dpo_variants.ipo_loss",
+        wrong="""margins = policy_chosen_logps - ref_chosen_logps - policy_rejected_logps + ref_rejected_logps
+    return (margins - 1 / beta).square().mean()""",
+        mistake="target 1/β",
+        right="""chosen, rejected = policy_chosen_logps - ref_chosen_logps, policy_rejected_logps - ref_rejected_logps
+    return ((chosen - rejected) - 0.5 / beta).pow(2).mean()""",
+        lab="value_function",
+    ),
+    Lesson(
         "08_grpo",
         quiz="grpo.two_answers",
         exercise="grpo.group_advantages",
