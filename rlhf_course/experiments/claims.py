@@ -11,11 +11,13 @@ A claim in `claims.toml` reads
     measure = "last('gold', run='β = 0') - last('gold', run='healthy')"
     relation = "< 0"                            # for every seed; `over = "mean"`: for their mean
     measured = [-4.58, -3.71, -1.35]            # for each seed of the table, as `rlhf-course claims --update` writes it
+    small = { steps = 20, FRESH_ANSWERS = 64, relation = "< 0" }
 
 `measure` is worked out on the rows of one seed. It may call `mean`, `first`, `last`, `lowest`, `highest` and `count`,
 each with a column and values that other columns must have, and `sqrt`, `log`, `abs`, `min`, `max`.
 """
 
+import importlib
 import math
 import operator
 import tomllib
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_course._checks import check_choice
+from rlhf_course.experiments.models import from_shipped_models
 from rlhf_course.experiments.table import Table, load_result
 
 LEDGER = Path(__file__).with_name("claims.toml")
@@ -43,8 +46,9 @@ class Claim:
 
     Attributes:
         over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
-        small: what a test does to see the claim in one seed within seconds: arguments of the experiment, and
-            `relation` where it is another then.
+        small: how a test sees the claim in a new run within seconds: arguments of the experiment, constants of its
+            module (in capitals), and `relation` where it is another then. `{ full = "why" }` where only runs of full
+            length show it.
     """
 
     id: str
@@ -68,6 +72,23 @@ class Claim:
         sign, bound = (relation or self.relation).split()
         tested = [sum(values) / len(values)] if self.over == "mean" else values
         return all(_RELATIONS[sign](value, float(bound)) for value in tested)
+
+    def run_small(self) -> tuple[Table, str]:
+        """A new run of one seed, from the shipped models, as `small` says; and the relation it must show."""
+        topic, function = self.table.split(".")
+        module = importlib.import_module(f"{__package__}.{topic}")
+        arguments = {name: tuple(x) if isinstance(x, list) else x for name, x in self.small.items()}
+        relation = arguments.pop("relation", self.relation)
+        constants = {name: arguments.pop(name) for name in list(arguments) if name.isupper()}
+        before = {name: getattr(module, name) for name in constants}
+        try:
+            for name, value in constants.items():
+                setattr(module, name, value)
+            with from_shipped_models():
+                return getattr(module, function)(seeds=(0,), **arguments), relation
+        finally:
+            for name, value in before.items():
+                setattr(module, name, value)
 
 
 @cache
