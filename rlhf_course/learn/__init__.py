@@ -1,6 +1,7 @@
-"""The learner's side: `from rlhf_course.learn import exercise, check, hint, solution, quiz, lab`."""
+"""The learner's side: `from rlhf_course.learn import exercise, check, hint, solution, quiz, lab`, and `chat`."""
 
 from rlhf_course.learn.attempt import check, exercise, hint, solution, usable
+from rlhf_course.learn.chat import chat
 from rlhf_course.learn.grading import Grade, NotAttempted, grade
 from rlhf_course.learn.interview_widget import interview
 from rlhf_course.learn.labs import lab
@@ -12,6 +13,7 @@ __all__ = [
     "Grade",
     "NotAttempted",
     "board",
+    "chat",
     "check",
     "exercise",
     "grade",
