@@ -1,4 +1,4 @@
-"""The course's drawings of the pipeline: what happens in a stage, and the road they make together."""
+"""The course's drawings: what happens in a stage of the pipeline, the road they make, and the way to a method."""
 
 from dataclasses import dataclass
 
@@ -170,6 +170,43 @@ def road() -> None:
         _arrow(axes, (3.5, 1.08), (4.2, 0.6))
         for x, text in ((2.2, "starts\nfrom"), (4.88, "starts\nfrom"), (7.67, "scores\nfor")):
             axes.text(x, 2.15, text, ha="center", va="bottom", fontsize=7.5, color="0.3")
+
+
+#: Questions in the order to ask them: (question, what to do on "yes", a name in `COLOURS`).
+GUIDE = (
+    (
+        "Is best-of-16, by the judge or\nthe labels you have, no better than SFT?",
+        "mend the judge first",
+        "reward model",
+    ),
+    ("Can a program check the answer?", "GRPO or RLOO, on rules", "grpo"),
+    ("Is there one answer a prompt,\nwith a thumb up or down?", "KTO", "kto"),
+    (
+        "Are there pairs of answers like your\nmodel's, and will going that far do?",
+        "DPO\n(IPO: few pairs, sure labels)",
+        "dpo",
+    ),
+    ("Is it time or people that you lack\nto build and watch RL?", "online DPO, or best-of-n", "online dpo"),
+    ("Does it matter where in the answer\nit went wrong, and is there memory?", "PPO", "ppo"),
+)
+
+
+def guide() -> None:
+    """Display the way to a method: `GUIDE` from top to bottom, and what is left at its end."""
+    asked = "; ".join(f"{question} Yes: {answer}" for question, answer, _ in GUIDE).replace("\n", " ")
+    alt = f"Questions from top to bottom, a method beside each: {asked}. Six times no: GRPO or RLOO, on a reward model."
+    with figure("Ask what you have before you ask what is best", alt, size=(7.6, 6.2)) as axes:
+        axes.set(xlim=(0, 10), ylim=(0, 7.6))
+        axes.axis("off")
+        for place, (question, answer, colour) in enumerate(GUIDE):
+            y = 7.1 - 1.12 * place
+            _box(axes, 2.75, y, question, 5.3, 0.78, edge="0.6", round_=False)
+            _box(axes, 8.25, y, answer, 3.3, 0.78, fill=COLOURS[colour])
+            _arrow(axes, (5.45, y), (6.55, y))
+            _arrow(axes, (2.75, y - 0.41), (2.75, y - 0.71))
+            axes.text(6.0, y + 0.08, "yes", ha="center", va="bottom", fontsize=8, color="0.3")
+            axes.text(2.85, y - 0.56, "no", ha="left", va="center", fontsize=8, color="0.3")
+        _box(axes, 2.75, 0.4, "GRPO or RLOO, on a reward model", 5.3, 0.72, fill=COLOURS["grpo"])
 
 
 def _box(axes, x, y, text, width, height, *, fill=None, edge="0.4", line="-", bold=False, grey=False, round_=True):
