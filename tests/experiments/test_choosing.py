@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from rlhf_course.evaluation import pareto_frontier, win_rate
-from rlhf_course.experiments import choosing, load_result
+from rlhf_course.experiments import choosing
 from rlhf_course.models import load_policy
 from rlhf_course.plots import COLOURS
-from rlhf_course.recipes import RECIPES
 
 
 @pytest.fixture
