@@ -5,6 +5,7 @@ With data it trains on real text, and what it learned is measured on prompts hel
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -107,16 +108,21 @@ class Run:
 def train(run: Run, say: Say = print) -> dict[str, float]:
     """Carry out a run: train, measure, and with an output folder write model, tokenizer, history and `run.json`.
 
-    Returns the measurements.
+    Returns the measurements. Of several processes (`accelerate launch`), the first alone speaks and writes.
 
     Raises:
         ValueError, OSError: for what cannot be loaded, used or resumed, in one sentence each.
     """
     began = time.perf_counter()
     device = pick_device(run.device)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
-    _prepare_output(run)
+    first = os.environ.get("RANK", "0") == "0"
+    say = say if first else _silent
+    if first:
+        _prepare_output(run)
     settings = {
         **run.settings,
         "seed": run.seed,
@@ -127,10 +133,16 @@ def train(run: Run, say: Say = print) -> dict[str, float]:
     say(f"{run.stage}: from {run.start or 'a new tiny model'}, on {run.data or 'the small world'}, seed {run.seed}")
     trainer, results = (_in_the_world if run.data is None else _on_data)(run, settings, device, say)
     if run.output is not None:
-        _write(run, trainer, results)
+        if first:
+            _write(run, trainer, results)
+        trainer.accelerator.wait_for_everyone()
         say(f"written to {run.output}: model, tokenizer, history.csv, run.json")
     say(f"done in {time.perf_counter() - began:.0f} s")
     return results
+
+
+def _silent(text: str) -> None:
+    """What processes say that are not the first."""
 
 
 def train_all(
@@ -348,7 +360,8 @@ def _read(run: Run, tokenizer, max_length: int) -> Rows:
 def _enough(rows: Rows, settings: dict[str, Any], seed: int) -> Rows:
     """As many rows as the steps asked for will use, drawn at random: DPO works on every row before its first step."""
     batch = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-    wanted = settings.get("max_steps", -1) * batch // settings.get("num_generations", 1)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = settings.get("max_steps", -1) * batch * processes // settings.get("num_generations", 1)
     if not 0 < wanted < len(rows):
         return rows
     places = numpy_stream(seed, "training rows").permutation(len(rows))[:wanted]
