@@ -47,8 +47,7 @@ class Claim:
     Attributes:
         over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
         small: how a test sees the claim in a new run within seconds: arguments of the experiment, constants of its
-            module (in capitals), and `relation` where it is another then. `{ full = "why" }` where only runs of full
-            length show it.
+            module (in capitals), and `relation` where it is another then. Empty where only full runs show it.
     """
 
     id: str
@@ -79,13 +78,14 @@ class Claim:
         module = importlib.import_module(f"{__package__}.{topic}")
         arguments = {name: tuple(x) if isinstance(x, list) else x for name, x in self.small.items()}
         relation = arguments.pop("relation", self.relation)
+        arguments.setdefault("seeds", (0,))
         constants = {name: arguments.pop(name) for name in list(arguments) if name.isupper()}
         before = {name: getattr(module, name) for name in constants}
         try:
             for name, value in constants.items():
                 setattr(module, name, value)
             with from_shipped_models():
-                return getattr(module, function)(seeds=(0,), **arguments), relation
+                return getattr(module, function)(**arguments), relation
         finally:
             for name, value in before.items():
                 setattr(module, name, value)
