@@ -51,14 +51,14 @@ def choose_pairs(rows: Sequence[dict[str, Any]], tokenizer, settings: Settings, 
     chosen, seen = Rows(), set()
     for place in numpy_stream(seed, "capstone pairs").permutation(len(rows)):
         row = as_chat(rows[place])
-        if (prompt := str(row["prompt"])) in seen:
+        if (asked := question(row["prompt"])) in seen:
             continue
         # A token more than fits: what is cut to that length was too long.
         for pair in tokenize_preferences([row], tokenizer, settings.max_length + 1):  # one, or none
             longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
             if len(pair["prompt_ids"]) + longest <= settings.max_length:
                 chosen.append(pair)
-                seen.add(prompt)
+                seen.add(asked)
         if len(chosen) == sum(sizes):
             break
     else:
@@ -71,14 +71,19 @@ def choose_pairs(rows: Sequence[dict[str, Any]], tokenizer, settings: Settings, 
 
 
 def as_chat(row: dict[str, Any]) -> dict[str, Any]:
-    """A comparison of strings as one of chat messages; `Human:` and `Assistant:` turns become messages of their own."""
+    """A comparison as one of chat messages, the form a chat model was trained in.
+
+    `Human:` and `Assistant:` turns become messages of their own, `instruction` and `input` the message of a user.
+    """
     if not isinstance(row["prompt"], str):
         return row
-    _, *turns = re.split(r"\n\n(Human|Assistant):", row["prompt"])
+    asked, *turns = re.split(r"\n\n(Human|Assistant):", row["prompt"])
+    if "instruction" in row:
+        asked = "\n\n".join(text for text in (row["instruction"], row.get("input")) if text)
     roles = {"Human": "user", "Assistant": "assistant"}
     prompt = [_message(roles[who], text) for who, text in zip(turns[::2], turns[1::2]) if text.strip()]
     answers = {name: [_message("assistant", row[name])] for name in ("chosen", "rejected")}
-    return {**row, "prompt": prompt or [_message("user", row["prompt"])], **answers}
+    return {**row, "prompt": prompt or [_message("user", asked)], **answers}
 
 
 def _message(role: str, text: str) -> dict[str, str]:

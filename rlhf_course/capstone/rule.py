@@ -10,7 +10,7 @@ from rlhf_course.seeding import numpy_stream
 
 #: The only form in which an answer counts: one whole number between the two tags, and nothing after it.
 _FORM = re.compile(r"(?:(?!</?answer>).)*<answer>\s*(-?\d+)\s*</answer>\s*", re.DOTALL)
-_LARGEST = 20
+_LARGEST = 12
 #: What goes before each question, to show the form: it is written in no other place.
 _EXAMPLE = [
     {"role": "user", "content": "What is 2 + 2?"},
@@ -19,7 +19,7 @@ _EXAMPLE = [
 
 
 def sums(split: str) -> list[dict[str, Any]]:
-    """Sums of two numbers up to 20, as `prompt` (chat messages) and `answer`, in an order drawn once.
+    """Sums of two numbers up to 12, as `prompt` (chat messages) and `answer`, in an order drawn once.
 
     Every pair of numbers is in one split alone, "train" or "held_out", and a + b is in the split of b + a.
     """

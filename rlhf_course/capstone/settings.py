@@ -63,7 +63,7 @@ TIERS: dict[str, Settings] = {
         judge_pairs=48,
         held_out_pairs=48,
         prompts=24,
-        tasks=48,
+        tasks=64,
         eval_batch_size=16,
         reward={"per_device_train_batch_size": 8, "learning_rate": 2e-4, "warmup_steps": 1, "num_train_epochs": 1},
         dpo={"per_device_train_batch_size": 8, "learning_rate": 2e-4, "warmup_steps": 1, "num_train_epochs": 1},
@@ -85,7 +85,7 @@ TIERS: dict[str, Settings] = {
         judge_pairs=2000,
         held_out_pairs=400,
         prompts=128,
-        tasks=256,
+        tasks=64,
         eval_batch_size=16,
         reward={
             "per_device_train_batch_size": 4,
@@ -119,7 +119,7 @@ TIERS: dict[str, Settings] = {
         judge_pairs=8000,
         held_out_pairs=1000,
         prompts=256,
-        tasks=256,
+        tasks=64,
         eval_batch_size=64,
         reward={
             "per_device_train_batch_size": 8,
