@@ -80,13 +80,24 @@ def evaluate(
 @torch.no_grad()
 def pair_logps(model: nn.Module, tokenizer, rows: Rows, settings: Settings) -> Tensor:
     """log π of the chosen and of the rejected answers, (N, 2), of rows that `choose_pairs` has drawn."""
-    score, found = CompletionLogps(model), []
-    with _if_memory_runs_out(), evaluation_mode(model):
-        for part in _parts(rows, settings.eval_batch_size // 2):
-            batch = to_device(collate_preferences(part, tokenizer.pad_token_id), model.device)
-            logps = sequence_logps(score(**batch), batch["completion_mask"][:, 1:])
-            found.append(torch.stack(logps.chunk(2), dim=1).cpu())
-    return torch.cat(found)
+    score = CompletionLogps(model)
+
+    def both(batch):
+        return sequence_logps(score(**batch), batch["completion_mask"][:, 1:])
+
+    with evaluation_mode(model):
+        return _of_pairs(both, tokenizer, rows, settings, model.device)
+
+
+def _of_pairs(function: Callable[[dict[str, Tensor]], Tensor], tokenizer, rows: Rows, settings: Settings, device):
+    """What a function of a batch says of chosen and rejected answers, (N, 2); rows of like length go together."""
+    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    found = torch.empty(len(rows), 2)
+    with _if_memory_runs_out():
+        for places in _parts(torch.tensor(lengths).argsort(), settings.eval_batch_size // 2):
+            batch = to_device(collate_preferences([rows[i] for i in places], tokenizer.pad_token_id), device)
+            found[places] = torch.stack(function(batch).float().cpu().chunk(2), dim=1)
+    return found
 
 
 def preference_accuracy(logps: Tensor, start_logps: Tensor | None = None) -> Share:
@@ -103,13 +114,11 @@ def preference_accuracy(logps: Tensor, start_logps: Tensor | None = None) -> Sha
 @torch.no_grad()
 def judge_accuracy(judge: RewardModel, tokenizer, rows: Rows, settings: Settings) -> Share:
     """How often the judge scores the chosen answer higher."""
-    right = 0.0
-    with _if_memory_runs_out():
-        for part in _parts(rows, settings.eval_batch_size // 2):
-            batch = to_device(collate_preferences(part, tokenizer.pad_token_id), judge.device)
-            chosen, rejected = judge(batch["input_ids"], batch["attention_mask"]).chunk(2)
-            right += ((1 + (chosen - rejected).sign()) / 2).sum().item()
-    return Share(right, len(rows))
+
+    def both(batch):
+        return judge(batch["input_ids"], batch["attention_mask"])
+
+    return preference_accuracy(_of_pairs(both, tokenizer, rows, settings, judge.device))
 
 
 @dataclass(frozen=True)
@@ -157,11 +166,11 @@ def sample(
                 part,
                 slice(None),
                 max_new_tokens=settings.max_new_tokens,
-                temperature=1.0,
+                temperature=settings.temperature,
                 stream=(seed, "capstone answers", place),
             )
-            ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
-            ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
+            whole = (rollout.sequences, rollout.attention_mask, rollout.completion_mask)
+            ref_logps = reference(*whole, settings.temperature)[:, rollout.prompt_width - 1 :]
             texts += rollout.completions(tokenizer)
             scores.append(score_rollout(judge, rollout, tokenizer).cpu())
             kl.append(sequence_logps(rollout.logps - ref_logps, rollout.mask).cpu())
@@ -204,7 +213,7 @@ def pass_rates(
                 part,
                 slice(None),
                 max_new_tokens=settings.grpo["max_completion_length"],
-                temperature=1.0,
+                temperature=settings.temperature,
                 stream=(seed, "capstone tasks", place),
             )
             found = rollout.completions(tokenizer)

@@ -1,6 +1,7 @@
 """The models of the capstone: the policy that is trained, and the judge it is measured by."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import torch
@@ -30,7 +31,8 @@ def _with_lora(model: nn.Module, rank: int, task: str) -> nn.Module:
         raise ImportError("LoRA needs the package peft: pip install peft (or set lora_rank=None)") from None
     # B begins at 0, so A's random numbers change nothing before the first step.
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what one library asks of the other in its next version
         torch.manual_seed(0)
         return get_peft_model(model, config)
 

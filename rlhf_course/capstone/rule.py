@@ -13,6 +13,7 @@ _FORM = re.compile(r"(?:(?!</?answer>).)*<answer>\s*(-?\d+)\s*</answer>\s*", re.
 _LARGEST = 12
 #: What goes before each question, to show the form: it is written in no other place.
 _EXAMPLE = [
+    {"role": "system", "content": "You add numbers."},
     {"role": "user", "content": "What is 2 + 2?"},
     {"role": "assistant", "content": "<answer>4</answer>"},
 ]

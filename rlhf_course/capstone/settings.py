@@ -20,6 +20,7 @@ class Settings:
         lora_rank: the rank of the adapter that is trained in the model's place; None trains all weights.
         max_length: the longest prompt with answer, in tokens. A comparison that is longer is not used.
         max_new_tokens: the longest answer that is sampled to a prompt of the comparisons.
+        temperature: of all sampling. Both policies of a KL are taken at it.
         train_pairs, judge_pairs, held_out_pairs: comparisons for DPO, for the judge, and for neither.
         prompts: how many of the held-out prompts are answered in an evaluation.
         tasks: how many held-out tasks the rule is checked on.
@@ -33,6 +34,7 @@ class Settings:
     lora_rank: int | None
     max_length: int
     max_new_tokens: int
+    temperature: float
     train_pairs: int
     judge_pairs: int
     held_out_pairs: int
@@ -49,7 +51,8 @@ class Settings:
     def args(self, method: str, seed: int = 0) -> TrainingConfig:
         """The config of a trainer: "reward", "dpo" or "grpo"."""
         config = {"reward": RewardConfig, "dpo": DPOConfig, "grpo": GRPOConfig}[method]
-        return config(max_length=self.max_length, seed=seed, **getattr(self, method))
+        sampling = {"temperature": self.temperature} if method == "grpo" else {}
+        return config(max_length=self.max_length, seed=seed, **sampling, **getattr(self, method))
 
 
 TIERS: dict[str, Settings] = {
@@ -57,21 +60,22 @@ TIERS: dict[str, Settings] = {
         tier="cpu",
         model="smollm2-135m",
         lora_rank=16,
-        max_length=96,
-        max_new_tokens=32,
-        train_pairs=48,
-        judge_pairs=48,
-        held_out_pairs=48,
-        prompts=24,
-        tasks=64,
-        eval_batch_size=16,
-        reward={"per_device_train_batch_size": 8, "learning_rate": 2e-4, "warmup_steps": 1, "num_train_epochs": 1},
-        dpo={"per_device_train_batch_size": 8, "learning_rate": 2e-4, "warmup_steps": 1, "num_train_epochs": 1},
+        max_length=64,
+        max_new_tokens=24,
+        temperature=0.7,
+        train_pairs=32,
+        judge_pairs=32,
+        held_out_pairs=32,
+        prompts=16,
+        tasks=48,
+        eval_batch_size=32,
+        reward={"per_device_train_batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 1},
+        dpo={"per_device_train_batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 1, "logging_steps": 1},
         grpo={
-            "per_device_train_batch_size": 32,
+            "per_device_train_batch_size": 16,
             "num_generations": 8,
-            "learning_rate": 2e-4,
-            "max_steps": 8,
+            "learning_rate": 1e-3,
+            "max_steps": 6,
             "max_completion_length": 12,
         },
     ),
@@ -81,6 +85,7 @@ TIERS: dict[str, Settings] = {
         lora_rank=16,
         max_length=512,
         max_new_tokens=128,
+        temperature=0.7,
         train_pairs=2000,
         judge_pairs=2000,
         held_out_pairs=400,
@@ -115,6 +120,7 @@ TIERS: dict[str, Settings] = {
         lora_rank=None,
         max_length=1024,
         max_new_tokens=256,
+        temperature=0.7,
         train_pairs=8000,
         judge_pairs=8000,
         held_out_pairs=1000,
