@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 FRESH_ANSWERS = 128
 #: What is changed in the pipeline's settings to make a run of it last some twenty seconds at most: fewer steps alone.
 SHORT: dict[str, dict[str, Any]] = {
-    "ppo": {"max_steps": 30, "eval_steps": 5},
+    "ppo": {"max_steps": 30, "eval_steps": 6},
     "dpo": {"eval_steps": 8},
     "reward": {"eval_steps": 10},
     "grpo": {"max_steps": 16, "eval_steps": 4},

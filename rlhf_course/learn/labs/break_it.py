@@ -188,7 +188,7 @@ class BreakIt(Lab):
         for axes, measure in zip(figure.subplots(1, len(measures)), measures):
             self._panel(axes, fault, measure, self.revealed, self.live)
         _legend(figure)
-        figure.suptitle(self._title(fault), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.suptitle(self._title(fault).rstrip("."), x=0.01, ha="left", fontsize=11, fontweight="bold")
         return f"{self._title(fault)} {self._numbers(fault, self.revealed)}"
 
     def _title(self, fault: str) -> str:
@@ -226,8 +226,10 @@ class BreakIt(Lab):
                 parts.append(f"{_span(what.broken, measure, end)} in the stored broken ones")
             if self.live and self.live[-1][measure] is not None:
                 step = self.live[-1]["step"]
-                then = _span(what.healthy, measure, step)
-                parts.append(f"{self.live[-1][measure]:.3g} live at step {step}, where the healthy runs have {then}")
+                steps = [look["step"] for look in what.healthy.looks(SEEDS[0])]
+                near = max([at for at in steps if at <= step] or steps[:1])
+                then = _span(what.healthy, measure, near)
+                parts.append(f"{self.live[-1][measure]:.3g} live at step {step} (healthy ones at step {near}: {then})")
             told.append(f"{MEASURES[measure]}: {', '.join(parts)}")
         return f"At step {end}, {'; '.join(told)}."
 
@@ -280,12 +282,11 @@ def _line(axes: Axes, looks: list[Look], measure: str, **style: Any) -> None:
 
 
 def _span(stored: Stored, measure: str, step: int) -> str:
-    """A measure's lowest and highest value over seeds, at the last look that is not after `step`."""
-    values = []
-    for seed in SEEDS:
-        known = [look[measure] for look in stored.looks(seed) if look["step"] <= step and look[measure] is not None]
-        values += known[-1:]
-    low, high = (f"{value:.3g}" for value in (min(values), max(values))) if values else ("–", "–")
+    """A measure's lowest and highest value over seeds at a step; a dash where it is not known there."""
+    values = [look[measure] for seed in SEEDS for look in stored.looks(seed) if look["step"] == step]
+    if None in values:
+        return "–"
+    low, high = (f"{value:.3g}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
