@@ -56,6 +56,17 @@ LESSONS = [
         lab="bradley_terry",
     ),
     Lesson(
+        "04_kl",
+        quiz="kl.no_penalty",
+        exercise="kl.kl_estimate",
+        wrong="""d = logps - ref_logps
+    return {"k1": d, "k2": d**2 / 2, "k3": d.exp() - 1 - d}[estimator]""",
+        mistake="k3 with its ratio inverted",
+        right="""d = logps - ref_logps
+    return {"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d}[estimator]""",
+        lab="tilted_policy",
+    ),
+    Lesson(
         "05_ppo",
         quiz="ppo.bad_and_likelier",
         exercise="ppo.ppo_clip_loss",
@@ -100,6 +111,26 @@ LESSONS = [
     spread, mean = torch.std_mean(groups, dim=1, keepdim=True)
     return ((groups - mean) / (spread + 1e-4)).reshape(-1)""",
         lab="group_advantage",
+    ),
+    Lesson(
+        "09_rlaif",
+        quiz="rlaif.slot_or_answer",
+        exercise="rlaif.debiased_preference",
+        wrong="return (p_first + p_first_swapped) / 2",
+        mistake="mean of the slots",
+        right="return 0.5 + 0.5 * (p_first - p_first_swapped)",
+    ),
+    Lesson(
+        "10_overoptimization",
+        quiz="overoptimization.at_its_best",
+        exercise="overoptimization.peak_distance",
+        wrong="""if beta <= 0:
+        return math.inf
+    return alpha / beta if method == "bon" else math.exp(alpha / beta)""",
+        mistake="where gold is back at 0",
+        right="""if beta <= 0:
+        return math.inf
+    return 0.5 * alpha / beta if method == "bon" else math.exp(alpha / beta - 1)""",
     ),
 ]
 

@@ -15,7 +15,7 @@ METHODS = {"mean": "mean", "lowest (WCO)": "wco", "mean − variance (UWO)": "uw
 class Overoptimization(Lab):
     """Gold over √KL for PPO at a β, best of n, GRPO against a reward model of so many rankings, and an ensemble."""
 
-    size = (8.2, 6.2)
+    size = (7.6, 4.6)
 
     def __init__(self):
         self.price = load_result("pipeline.kl_price")
@@ -65,7 +65,14 @@ class Overoptimization(Lab):
                 f"GRPO, {rankings:,} rankings",
                 "value",
             ),
-            _panel(panels[3], self.ensembles, "best-of-n", ensemble, f"Best of {n} by {members}, noisy labels", last=n),
+            _panel(
+                panels[3],
+                self.ensembles,
+                "best-of-n",
+                ensemble,
+                f"{members} noisy judges, best of {n}" if members > 1 else f"1 noisy judge, best of {n}",
+                last=n,
+            ),
         ]
         for axes in panels:
             axes.axhline(0, color="0.6", linewidth=0.8)
@@ -90,7 +97,7 @@ def _panel(
     axes.plot(gold[0][peak], gold[1][peak], "o", color=COLOURS["gold"])
     turned = gold[1][peak] - gold[1][end] > 0.1
     verdict = f"gold peaks at {gold[0][peak] ** 2:.1f} nats" if turned else "gold has not turned"
-    axes.set_title(f"{name}: {verdict}", loc="left", fontsize=10, color=COLOURS[colour])
+    axes.set_title(f"{name}: {verdict}", loc="left", fontsize=9, color=COLOURS[colour])
     return (
         f"{name}, mean of three seeds: {gold[0][end] ** 2:.1f} nats away, score {proxy[1][end]:+.2f}, gold "
         f"{gold[1][end]:+.2f}, {verdict}.".replace("-", "−")
