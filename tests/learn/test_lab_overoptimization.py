@@ -1,4 +1,4 @@
-"""The lab of lesson 10 that reads stored runs: every control moves its own panel, and the sentence says what is drawn."""
+"""The lab of lesson 10 over stored runs: every control moves its own panel, and the sentence says what is drawn."""
 
 import pytest
 
