@@ -34,8 +34,8 @@ def load_rows() -> Rows:
     try:
         return load_preferences(named or DATA)
     except OSError as error:
-        advice = "look at its value" if named else "or set it to a file of comparisons (.json or .jsonl)"
-        raise OSError(f"{error} (the environment variable {DATA_VARIABLE} names other data: {advice})") from None
+        advice = f"{DATA_VARIABLE} names it" if named else f"connect to it, or let {DATA_VARIABLE} name a file"
+        raise OSError(f"{error} ({advice})") from None
 
 
 def choose_pairs(rows: Sequence[dict[str, Any]], tokenizer, settings: Settings, seed: int = 0) -> Pairs:
