@@ -31,7 +31,8 @@ MACHINE_PATHS = re.compile(
     "|".join(rf"(?<![\w.~-])/{folder}/\w" for folder in ("work", "tmp", "home", "Users", "root"))
 )
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
-PICTURE = re.compile(r'"image/png": "[^"]*"')  # stored as letters, in which any word may stand
+# A picture is stored as letters, in which any word may stand.
+PICTURE = re.compile(r'"image/png": "[^"]*"|data:image/png;base64,[A-Za-z0-9+/=]*')
 
 
 @cache

@@ -1,6 +1,7 @@
 """The chat widget, driven through its callbacks with a toy model that says what it was asked."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_it_needs_a_chat_template(view):
 
 def test_where_no_widget_lives_a_sentence_stands(view, monkeypatch):
     shown = []
-    monkeypatch.setattr("rlhf_course.learn.chat.display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr(sys.modules[ChatView.__module__], "display", lambda bundle, raw: shown.append(bundle))
     chat(view.model, view.tokenizer)
     (bundle,) = shown
     assert WIDGET_VIEW in bundle and "chat with the model" in bundle["text/html"] and bundle["text/plain"]
