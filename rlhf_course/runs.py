@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from rlhf_course import pipeline
-from rlhf_course._hub import quiet_loading
 from rlhf_course.advantages import rloo_advantages
 from rlhf_course.data import load_preferences, load_rows, preference_rows, split_train_eval, unpair_preferences
 from rlhf_course.data.preferences import tokenize_preferences
@@ -30,7 +29,7 @@ from rlhf_course.models import RewardModel, load_policy, load_reward_model, weig
 from rlhf_course.models.tiny import TINY_MODELS
 from rlhf_course.seeding import derive_seed, numpy_stream
 from rlhf_course.trainers.base import Trainer
-from rlhf_course.trainers.checkpoint import checkpoints
+from rlhf_course.trainers.checkpoint import checkpoints, model_weights, write_model
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
 from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.kto import KTOConfig, KTOTrainer, tokenize_thumbs
@@ -133,8 +132,9 @@ def train(run: Run, say: Say = print) -> dict[str, float]:
     say(f"{run.stage}: from {run.start or 'a new tiny model'}, on {run.data or 'the small world'}, seed {run.seed}")
     trainer, results = (_in_the_world if run.data is None else _on_data)(run, settings, device, say)
     if run.output is not None:
+        weights = model_weights(trainer)
         if first:
-            _write(run, trainer, results)
+            _write(run, trainer, weights, results)
         trainer.accelerator.wait_for_everyone()
         say(f"written to {run.output}: model, tokenizer, history.csv, run.json")
     say(f"done in {time.perf_counter() - began:.0f} s")
@@ -195,15 +195,16 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
     settings = {"resume": run.output if run.resume else None, **settings}
     if run.stage == "pretrain":
         trainer = pipeline.pretrain(**settings)
-        return trainer, _judge(run, say, after=trainer.model)
+        return trainer, _judge(run, say, trainer)
     start = _world_model(run.start, load_policy, device)
     if run.stage == "sft":
         trainer = pipeline.sft(start, **settings)
-        return trainer, _judge(run, say, start, trainer.model)
+        return trainer, _judge(run, say, trainer, start)
     if run.stage == "reward":
         trainer = pipeline.reward(start, **settings)
         held_out = pipeline.collect_rankings(start, run.eval_size or 512, 2, run.seed, name="held out")
-        results = reward_accuracy(trainer.model, world_tokenizer(), held_out)
+        with trainer.whole_weights():
+            results = reward_accuracy(trainer.model, world_tokenizer(), held_out)
         names = ("rm_gold_accuracy", "label_gold_accuracy", "difference", "difference_low", "difference_high")
         by_model, by_labels, difference, low, high = (_percent(results[name]) for name in names)
         say(
@@ -213,10 +214,10 @@ def _in_the_world(run: Run, settings: dict[str, Any], device: torch.device, say:
         return trainer, results
     if run.stage in DIRECT or run.stage == "rlaif":
         trainer = getattr(pipeline, run.stage)(start, **settings)
-        return trainer, _judge(run, say, start, trainer.model, ref_model=start)
+        return trainer, _judge(run, say, trainer, start, ref_model=start)
     rewarder = _world_model(run.reward_model or "tiny-reward", load_reward_model, device)
     trainer = getattr(pipeline, run.stage.replace("-", "_"))(start, rewarder, **settings)
-    return trainer, _judge(run, say, start, trainer.model, ref_model=start, reward_model=rewarder)
+    return trainer, _judge(run, say, trainer, start, ref_model=start, reward_model=rewarder)
 
 
 def _world_model(name: str, load: Callable, device: torch.device):
@@ -226,10 +227,11 @@ def _world_model(name: str, load: Callable, device: torch.device):
     return model
 
 
-def _judge(run: Run, say: Say, before=None, after=None, **others) -> dict[str, float]:
+def _judge(run: Run, say: Say, trainer: Trainer, before=None, **others) -> dict[str, float]:
     """Gold reward of fresh answers, before and after, with 95 % intervals; KL and proxy where there are any."""
     settings = {"n": run.eval_size or 512, "seed": derive_seed(run.seed, "judge")}
-    results = evaluate_policy(after, world_tokenizer(), **settings, **others)
+    with trainer.whole_weights():
+        results = evaluate_policy(trainer.model, world_tokenizer(), **settings, **others)
     told = _gold(results)
     if before is not None:
         earlier = evaluate_policy(before, world_tokenizer(), **settings)
@@ -413,12 +415,10 @@ def _facts(run: Run) -> dict[str, Any]:
     return {"model": run.start, "reward_model": run.reward_model, **{name: getattr(run, name) for name in names}}
 
 
-def _write(run: Run, trainer: Trainer, results: dict[str, float]) -> None:
+def _write(run: Run, trainer: Trainer, weights: dict[str, torch.Tensor], results: dict[str, float]) -> None:
     """The model as plain transformers reads it; then the checkpoints, which only a resume needs, can go."""
     folder = Path(run.output)
-    with quiet_loading():
-        trainer.model.save_pretrained(folder)
-        trainer.tokenizer.save_pretrained(folder)
+    write_model(trainer, folder, weights)
     trainer.history.to_csv(folder / "history.csv")
     here = ("output_dir", "save_steps", "save_total_limit", "disable_tqdm", "use_cpu")
     _write_json(

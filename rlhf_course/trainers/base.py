@@ -7,7 +7,7 @@ gets its `step` from here; PPO writes its own `step`.
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from rlhf_course.seeding import seed_all, torch_stream
 from rlhf_course.trainers.checkpoint import read_checkpoint, remove_old_checkpoints, write_checkpoint
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.history import History
+from rlhf_course.trainers.sharding import share_out, whole, whole_weights, wrap
 from rlhf_course.trainers.support import (
-    Called,
     check_loss,
     enable_gradient_checkpointing,
     interrupts_held_back,
@@ -101,6 +101,7 @@ class Trainer:
         self.global_step = 0
         self.history = History()
         self._pending: list[dict[str, Tensor]] = []
+        self._wrapped: list[nn.Module] = []
         self.setup()
         if self.args.gradient_checkpointing:
             for trained in self.trained_models().values():
@@ -108,7 +109,7 @@ class Trainer:
         trainable = self.trained_parameters().values()
         if not trainable:
             raise ValueError("the model has no parameter that requires a gradient: nothing to train")
-        self.optimizer = self.accelerator.prepare(
+        self.optimizer = self.accelerator.prepare_optimizer(
             torch.optim.AdamW(
                 self.parameter_groups(),
                 lr=self.args.learning_rate,
@@ -142,9 +143,14 @@ class Trainer:
         loss, metrics = self.compute_loss(rows)
         return {"loss": loss, **metrics}
 
-    def prepared(self, model: nn.Module) -> nn.Module:
-        """`model`, called as the device and the processes want it."""
-        return self.accelerator.prepare(Called(model))
+    def prepared(self, module: nn.Module) -> nn.Module:
+        """`module`, called as the device and the processes want it."""
+        self._wrapped.append(wrap(self.accelerator, module))
+        return self._wrapped[-1]
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside the `with`, the models can be called as they are, even where FSDP has shared them out."""
+        return whole_weights(self._wrapped)
 
     def trained_models(self) -> dict[str, nn.Module]:
         """The models that learn, by name."""
@@ -155,7 +161,8 @@ class Trainer:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """The same parameters by name, for checkpoints."""
+        """The same parameters by name, for checkpoints. Under FSDP, this process's parts of them."""
+        share_out(self._wrapped)
         return {
             f"{part}.{name}": parameter
             for part, model in self.trained_models().items()
@@ -208,7 +215,7 @@ class Trainer:
             group["lr"] = peak * self.lr_factor(self.global_step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm.detach()
+        return whole(norm.detach()).to(self.accelerator.device)
 
     def lr_factor(self, step: int) -> float:
         """The learning rate of a step as a share of its peak."""
@@ -359,16 +366,18 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value * (self.num_items(part) / total)
         found = {name: value.item() for name, value in sums.items()}
         if self.compute_metrics is not None:
-            found |= self.compute_metrics(self)
+            with self.whole_weights():
+                found |= self.compute_metrics(self)
         return {f"eval_{name}": value for name, value in found.items()}
 
     # ------------------------------------------------------------------ checkpoints
 
     def save(self, folder) -> None:
-        """Write everything an exact resume needs; the model inside loads with plain transformers."""
-        if self.accelerator.is_main_process:
-            write_checkpoint(self, folder)
-        self.accelerator.wait_for_everyone()
+        """Write everything an exact resume needs; the model inside loads with plain transformers.
+
+        Of several processes all must call this, and the first writes.
+        """
+        write_checkpoint(self, folder)
 
     def resume(self, folder) -> "Trainer":
         """Take up the run saved in `folder` (a checkpoint, or an output_dir: then its newest whole checkpoint).

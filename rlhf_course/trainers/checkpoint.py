@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from rlhf_course._hub import quiet_loading
+from rlhf_course.models.reward import ScalarHeadModel
 from rlhf_course.trainers.history import History
+from rlhf_course.trainers.sharding import part_of, whole
 
 if TYPE_CHECKING:
     from rlhf_course.trainers.base import Trainer
@@ -21,29 +24,33 @@ _TENSORS = "trainer_tensors.pt"
 def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     """Write model, tokenizer, optimiser, step and history to `folder`, which may hold an older checkpoint.
 
-    All of it is written to a folder beside it that is renamed at the end: what bears the name is always whole.
-    (Random state is not needed: all chance follows from seed and step.)
+    All processes must call this, and the first writes: to a folder beside it that is renamed at the end, so that what
+    bears the name is always whole. (Random state is not needed: all chance follows from seed and step.)
 
     Raises:
         ValueError: `folder` holds something else, which would be lost.
     """
-    folder = Path(folder).absolute()
+    tensors = {
+        "weights": whole({name: p.detach() for name, p in trainer.trained_parameters().items()}),
+        "optimizer": whole(trainer.optimizer.state_dict()),
+        "scaler": trainer.accelerator.scaler.state_dict() if trainer.accelerator.scaler else {},
+        "pending": trainer._pending,
+        "extra": trainer.extra_state(),
+    }
+    weights = model_weights(trainer)
+    if trainer.accelerator.is_main_process:
+        _write(trainer, Path(folder).absolute(), tensors, weights)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _write(trainer: "Trainer", folder: Path, tensors: dict[str, Any], weights: dict[str, Tensor]) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / _STATE).exists():
         raise ValueError(f"{folder} holds files that are no checkpoint: save to a folder of its own")
     fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("writing", "old"))
     for left_over in (fresh, old):
         shutil.rmtree(left_over, ignore_errors=True)
     fresh.mkdir(parents=True)
-    with quiet_loading():  # nor a progress bar for each file that is written
-        trainer.model.save_pretrained(fresh)
-        trainer.tokenizer.save_pretrained(fresh)
-    tensors = {
-        "weights": {name: p.detach() for name, p in trainer.trained_parameters().items()},
-        "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.accelerator.scaler.state_dict() if trainer.accelerator.scaler else {},
-        "pending": trainer._pending,
-        "extra": trainer.extra_state(),
-    }
+    write_model(trainer, fresh, weights)
     torch.save(tensors, fresh / _TENSORS)
     state = {
         "trainer": type(trainer).__name__,
@@ -57,6 +64,22 @@ def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def model_weights(trainer: "Trainer") -> dict[str, Tensor]:
+    """The model's weights, gathered from all processes, which must all call this."""
+    return whole(_of_transformers(trainer.model).state_dict())
+
+
+def write_model(trainer: "Trainer", folder: str | Path, weights: dict[str, Tensor]) -> None:
+    """Write the model, with these weights, and its tokenizer, as plain transformers reads them."""
+    with quiet_loading():  # nor a progress bar for each file that is written
+        _of_transformers(trainer.model).save_pretrained(folder, state_dict=weights)
+        trainer.tokenizer.save_pretrained(folder)
+
+
+def _of_transformers(model: nn.Module) -> nn.Module:
+    return model.model if isinstance(model, ScalarHeadModel) else model
 
 
 def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
@@ -88,7 +111,10 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
         raise ValueError(f"{folder} holds a model of another shape: build the trainer on the model it started from")
     with torch.no_grad():
         for name, saved in tensors["weights"].items():
-            parameters[name].copy_(saved)
+            parameters[name].copy_(part_of(saved, parameters[name]))
+    trained = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    for i, moments in tensors["optimizer"]["state"].items():
+        moments |= {name: part_of(x, trained[i]) for name, x in moments.items() if isinstance(x, Tensor)}
     trainer.optimizer.load_state_dict(tensors["optimizer"])
     if tensors["scaler"]:
         trainer.accelerator.scaler.load_state_dict(tensors["scaler"])

@@ -37,7 +37,10 @@ class OnlineTrainer(Trainer):
         for model in (self.ref_model, *rewarders):
             if isinstance(model, nn.Module):
                 model.to(device).eval()
-        self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
+        self.policy_logps = self.prepared(CompletionLogps(self.model))
+        if self.accelerator.distributed_type == "FSDP":
+            with torch.no_grad():  # it gets ready when the whole is first called, and sampling calls a part
+                self.policy_logps(*torch.ones(3, 1, 2, dtype=torch.int64, device=device))
         if with_reference:
             self.reference_logps = CompletionLogps(self.model if self._lora_reference else self.ref_model)
 
@@ -49,16 +52,17 @@ class OnlineTrainer(Trainer):
     @torch.no_grad()
     def sample(self, rows: Rows, mine: slice, stream: tuple, max_new_tokens: int, num_generations: int = 1) -> Rollout:
         """Answers to the prompts of `rows[mine]`, from the random stream called `stream` under the run's seed."""
-        rollout = sample_rollout(
-            self.model,
-            self.tokenizer,
-            rows,
-            mine,
-            max_new_tokens=max_new_tokens,
-            temperature=self.args.temperature,
-            stream=(self.args.seed, *stream),
-            num_generations=num_generations,
-        )
+        with self.whole_weights():
+            rollout = sample_rollout(
+                self.model,
+                self.tokenizer,
+                rows,
+                mine,
+                max_new_tokens=max_new_tokens,
+                temperature=self.args.temperature,
+                stream=(self.args.seed, *stream),
+                num_generations=num_generations,
+            )
         if self.accelerator.mixed_precision != "no":
             # Decoding rounds otherwise than the update's forward pass does, and the ratio must start at 1.
             rollout.logps = self.completion_logps(self.policy_logps, rollout)

@@ -18,7 +18,7 @@ from rlhf_course.models.value import ValueModel
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.online import OnlineTrainer
 from rlhf_course.trainers.rollout import Rollout, score_rollout
-from rlhf_course.trainers.support import check_loss
+from rlhf_course.trainers.support import Called, check_loss
 
 
 @dataclass(kw_only=True)
@@ -134,7 +134,7 @@ class PPOTrainer(OnlineTrainer):
         args = self.args
         self.value_model = self.value_model or self.new_value_model()
         self.prepare_models([self.reward_funcs])
-        self.critic = self.prepared(self.value_model)
+        self.critic = self.prepared(Called(self.value_model))
         self.kl_controller = (
             FixedKLController(args.kl_coef)
             if args.target_kl is None

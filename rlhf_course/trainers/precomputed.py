@@ -27,7 +27,7 @@ class PrecomputedReferenceTrainer(Trainer):
     def setup(self):
         disable_dropout(self.model)
         self.model.to(self.accelerator.device)
-        self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
+        self.policy_logps = self.prepared(CompletionLogps(self.model))
         # Until the first step, the model is its own reference.
         self.reference_logps = self.policy_logps
         if self.ref_model is not None:

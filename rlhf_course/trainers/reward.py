@@ -15,7 +15,7 @@ from rlhf_course.losses.reward import reward_loss
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.sft import to_device
-from rlhf_course.trainers.support import disable_dropout
+from rlhf_course.trainers.support import Called, disable_dropout
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,7 @@ class RewardTrainer(Trainer):
     def setup(self):
         disable_dropout(self.model)
         self.model.to(self.accelerator.device)
-        self.reward_model = self.prepared(self.model)
+        self.reward_model = self.prepared(Called(self.model))
 
     def num_items(self, rows) -> int:
         """Pairs: the loss is their mean."""

@@ -49,7 +49,7 @@ class SFTTrainer(Trainer):
 
     def setup(self):
         self.model.to(self.accelerator.device)
-        self.policy_logps = self.accelerator.prepare(CompletionLogps(self.model))
+        self.policy_logps = self.prepared(CompletionLogps(self.model))
         self.loss_fn = self.loss_fn or sft_loss
 
     def num_items(self, rows) -> int:

@@ -1,4 +1,4 @@
-"""Two processes that share the batches train as one does."""
+"""Two processes that share the batches train as one does, with the model on each (DDP) or shared out (FSDP)."""
 
 import os
 import socket
@@ -8,56 +8,121 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from transformers import AutoModelForSequenceClassification
 
+from rlhf_course.trainers import base
+from rlhf_course.trainers.sharding import whole
 from trainers.small import assert_same_weights, make, weights
 
 TESTS = Path(__file__).resolve().parent.parent
+METHODS = ("sft", "reward", "dpo", "kto", "ppo", "grpo", "online-dpo")
 SCRIPT = """
 import sys
 import torch
-from trainers.test_processes import train
+from trainers.test_processes import interrupted, share_out, train
 
 torch.set_num_threads(1)
-found = train(2)
+if sys.argv[2] == "fsdp":
+    share_out()
+found = train(2, kind=sys.argv[2])
+if sys.argv[2] == "fsdp":
+    found["resumed"] = interrupted(sys.argv[1])
 if found["sft"][0].is_main_process:
     torch.save({method: result[1:] for method, result in found.items()}, sys.argv[1])
 """
 
 
-def train(processes):
+def share_out():
+    """Let trainers use FSDP on the CPU, which accelerate keeps for GPUs."""
+
+    def make_accelerator(args):
+        accelerator = Accelerator(cpu=True)
+        for state in (PartialState, AcceleratorState):
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+        AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+            cpu_ram_efficient_loading=False,
+        )
+        return accelerator
+
+    base.make_accelerator = make_accelerator
+
+
+def trainer_of(method, processes, **settings):
+    special = {"beta": 0.1, "scale_rewards": "batch"} if method == "grpo" else {}
+    shared = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 2, "logging_steps": 1}
+    return make(method, max_steps=2, **shared, **special, **settings)
+
+
+def train(processes, kind="ddp"):
     """Two steps of eight rows with each method: its accelerator, weights and history."""
     found = {}
-    for method in ("sft", "reward", "dpo", "kto", "ppo", "grpo", "online-dpo"):
-        special = {"beta": 0.1, "scale_rewards": "batch"} if method == "grpo" else {}
-        settings = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 2, "logging_steps": 1}
-        trainer = make(method, max_steps=2, **settings, **special)
+    for method in METHODS:
+        trainer = trainer_of(method, processes)
+        if kind == "fsdp":
+            assert all(type(p.data).__name__ == "DTensor" for p in trainer.model.parameters())
         trainer.optimizer = torch.optim.SGD(trainer.parameter_groups())
         trainer.train()
         assert trainer.accelerator.num_processes == processes
-        found[method] = (trainer.accelerator, weights(trainer.model), trainer.history.rows)
+        assert trainer.accelerator.is_fsdp2 == (kind == "fsdp")
+        found[method] = (trainer.accelerator, whole(weights(trainer.model)), trainer.history.rows)
     return found
 
 
+def interrupted(path):
+    """A reward model's run that stops after its first step, is saved, and goes on in a new trainer, with AdamW."""
+    folder = f"{path}-checkpoint"
+    first = trainer_of("reward", 2)
+    first._save_in_output_dir = lambda: first.save(folder) if first.global_step == 1 else None
+    first.args.save_steps = 1
+    first.train()
+    second = trainer_of("reward", 2)
+    second.resume(folder)
+    assert second.global_step == 1
+    second.train()
+    assert_same_weights(whole(weights(second.model)), whole(weights(first.model)))
+    return (None, whole(weights(second.model)), second.history.rows)
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    return train(1)
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(kind, one_process, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     settings["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "two.pt")]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "two.pt"), kind]
     running = [
         subprocess.Popen(command, env={**os.environ, **settings, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     try:
-        one = train(1)
         assert [process.wait(timeout=240) for process in running] == [0, 0]
     finally:
         for process in running:
             process.kill()
     two = torch.load(tmp_path / "two.pt")
-    for method, (_, expected, history) in one.items():
+    for method, (_, expected, history) in one_process.items():
         assert_same_weights(two[method][0], expected, rtol=0, atol=1e-6)
         for row_of_two, row in zip(two[method][1], history, strict=True):
             assert row_of_two == pytest.approx(row, rel=1e-4, abs=1e-5)
+    if kind == "fsdp":
+        assert [row["step"] for row in two["resumed"][1]] == [1, 2]
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "two.pt-checkpoint")
+
+
+def test_other_engines_are_refused(monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match=r"DDP and with FSDP's version 2 .*, got DEEPSPEED"):
+        make("sft")
