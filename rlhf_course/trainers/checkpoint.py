@@ -56,6 +56,7 @@ def _write(trainer: "Trainer", folder: Path, tensors: dict[str, Any], weights: d
         "trainer": type(trainer).__name__,
         "step": trainer.global_step,
         "rows": _row_counts(trainer),
+        "processes": trainer.accelerator.num_processes,
         "settings": trainer.args.to_dict(),
         "history": trainer.history.rows,
     }
@@ -102,6 +103,8 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     if differing:
         changes = ", ".join(f"{k} {state['settings'].get(k)!r} → {getattr(trainer.args, k)!r}" for k in differing)
         raise ValueError(f"{folder} was trained with other settings ({changes}): resume with the same ones")
+    if (before := state.get("processes", 1)) != (now := trainer.accelerator.num_processes):
+        raise ValueError(f"{folder} was trained by {before} processes, here are {now}: a step would have other rows")
     if state["rows"] != _row_counts(trainer):
         raise ValueError(f"{folder} was trained on other data (rows {state['rows']}, here {_row_counts(trainer)})")
     parameters = trainer.trained_parameters()

@@ -122,6 +122,14 @@ def test_two_processes_train_as_one(kind, one_process, tmp_path):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "two.pt-checkpoint")
 
 
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(tmp_path):
+    trainer_of("sft", 1).save(tmp_path / "run")
+    state = tmp_path / "run" / "trainer_state.json"
+    state.write_text(state.read_text().replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(ValueError, match="was trained by 2 processes, here are 1"):
+        trainer_of("sft", 1).resume(tmp_path / "run")
+
+
 def test_other_engines_are_refused(monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
     with pytest.raises(ValueError, match=r"DDP and with FSDP's version 2 .*, got DEEPSPEED"):
