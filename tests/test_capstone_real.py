@@ -20,7 +20,7 @@ pytest.importorskip("peft", reason="the capstone's CPU tier trains with LoRA: pi
 QUIET = {"disable_tqdm": True, "use_cpu": True, "warmup_steps": 0, "learning_rate": 1e-3}
 SETTINGS = replace(
     capstone.TIERS["cpu"],
-    max_length=48,
+    max_length=64,
     train_pairs=2,
     judge_pairs=2,
     held_out_pairs=2,
