@@ -5,10 +5,26 @@ import random
 import re
 from dataclasses import dataclass
 
+#: The marks that texts of the bank may bear: `code`, **bold**, *emphasis*. The star of π* and of a * b opens nothing.
+_MARKS = re.compile(
+    r"`(?P<code>[^`]+)`"
+    r"|(?<![\w*])\*\*(?P<b>[^\s*].*?)\*\*(?![\w*])"
+    r"|(?<![\w*])\*(?P<em>[^\s*](?:[^*]*[^\s*])?)\*(?![\w*])",
+    re.DOTALL,
+)
+
 
 def as_html(text: str) -> str:
-    """Text of the bank as HTML: escaped, with `code` set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    """Text of the bank as HTML: escaped, its marks of code, bold and emphasis as tags."""
+    return _marked(html.escape(text))
+
+
+def _marked(text: str) -> str:
+    def tag(mark: re.Match) -> str:
+        name, inner = mark.lastgroup, mark[mark.lastgroup]
+        return f"<{name}>{inner if name == 'code' else _marked(inner)}</{name}>"
+
+    return _MARKS.sub(tag, text)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Quizzes and drills: a lint of the bank, and the widgets driven through their callbacks, with no browser."""
 
 import itertools
+import re
 from random import Random
 
 import ipywidgets
@@ -8,6 +9,8 @@ import pytest
 
 from rlhf_course.learn import progress, quiz
 from rlhf_course.learn.drills import drills
+from rlhf_course.learn.interview_bank import interview_bank
+from rlhf_course.learn.labs.break_it import stories
 from rlhf_course.learn.mime import WIDGET_VIEW
 from rlhf_course.learn.question import as_html
 from rlhf_course.learn.quiz_widget import DrillView, QuizView, bank
@@ -90,7 +93,25 @@ def test_a_wrong_answer_is_explained_and_can_be_mended():
 def test_code_in_a_question_is_set_as_code():
     view = view_of("start_here.whose_code")
     assert "<code>loss_fn=usable(my_loss)</code>" in view.text.value
+
+
+def test_marks_become_tags_and_everything_else_is_escaped():
     assert as_html("`x < y`, a < b") == "<code>x &lt; y</code>, a &lt; b"
+    assert as_html("the *wrong* way") == "the <em>wrong</em> way"
+    assert as_html("(*two words*)") == "(<em>two words</em>)"
+    assert as_html("**watch `x*y`.** <i>") == "<b>watch <code>x*y</code>.</b> &lt;i&gt;"
+    for formula in ("π* ∝ π_ref, then π*", "log(π*/π_ref) − π*", "beta * (a − b) * c", "2**3 and 3**2", "`f(*a, *b)`"):
+        assert "<em>" not in as_html(formula) and "<b>" not in as_html(formula), formula
+
+
+def test_no_mark_is_left_over_in_the_bank():
+    """A star at a word's beginning, or a backtick, would show as it is."""
+    pages = {id: question.to_static_html() for id, question in EVERY}
+    pages |= {id: question.to_static_html() for id, question in interview_bank().items()}
+    pages |= {name: as_html(f"{fault.changed} {fault.diagnosis}") for name, fault in stories().items()}
+    for id, page in pages.items():
+        left = re.search(r"(?<![\w*])\*(?! )|`", re.sub(r"<code>.*?</code>", "", page))
+        assert not left, f"{id}: …{page[max(left.start() - 30, 0) : left.end() + 30]}…"
 
 
 def test_checking_without_a_choice_asks_for_one(capsys):

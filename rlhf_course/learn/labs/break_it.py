@@ -6,7 +6,6 @@ run is trained in the cell, from the checkpoints that come with the course, and 
 
 import base64
 import html
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -178,7 +177,7 @@ class BreakIt(Lab):
             )
         others = f"<details><summary>All of them</summary>{story.question.answers_to_html()}</details>"
         self.feedback.value = block(f"<p>{verdict}</p>", alert=True) + block(
-            f"<p><b>Diagnosis.</b> {_rich(story.diagnosis)}</p>{others}"
+            f"<p><b>Diagnosis.</b> {as_html(story.diagnosis)}</p>{others}"
         )
 
     # ------------------------------------------------------------------ the figure
@@ -250,7 +249,7 @@ class BreakIt(Lab):
                 f"<h4>{html.escape(fault)}</h4><p>{as_html(story.changed)}</p>{story.question.to_html()}"
                 f"<details><summary>What happens, and why</summary>{story.question.answers_to_html()}"
                 f"<p><b>{html.escape(story.finding)}.</b> {html.escape(self._numbers(fault, True))}</p>"
-                f"<p>{_rich(story.diagnosis)}</p></details>"
+                f"<p>{as_html(story.diagnosis)}</p></details>"
             )
         return "".join(parts)
 
@@ -288,11 +287,6 @@ def _span(stored: Stored, measure: str, step: int) -> str:
         return "–"
     low, high = (f"{value:.3g}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
-
-
-def _rich(text: str) -> str:
-    """Text of the file as HTML, with **words** set in bold."""
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", as_html(text))
 
 
 LAB = BreakIt
