@@ -18,7 +18,7 @@ from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.seeding import python_stream
 from rlhf_course.trainers.reward import collate_rankings, tokenize_rankings
 from rlhf_course.trainers.rollout import Rollout, sample_rollout, score_rollout
-from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import to_device
 
 #: Rows sampled or scored at once.
 CHUNK = 256

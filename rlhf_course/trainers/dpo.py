@@ -14,7 +14,7 @@ from rlhf_course.losses.dpo import dpo_loss
 from rlhf_course.losses.ipo import ipo_loss
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.precomputed import PrecomputedReferenceTrainer
-from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import to_device
 
 
 @dataclass(kw_only=True)

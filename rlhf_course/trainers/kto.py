@@ -14,7 +14,7 @@ from rlhf_course.logprobs import sequence_logps
 from rlhf_course.losses.kto import kto_loss
 from rlhf_course.trainers.config import TrainingConfig
 from rlhf_course.trainers.precomputed import PrecomputedReferenceTrainer
-from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import to_device
 
 
 @dataclass(kw_only=True)

@@ -14,8 +14,7 @@ from rlhf_course.data.tokenize import TOO_LONG, encode_prompt_completion, requir
 from rlhf_course.losses.reward import reward_loss
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
-from rlhf_course.trainers.sft import to_device
-from rlhf_course.trainers.support import Called, disable_dropout
+from rlhf_course.trainers.support import Called, disable_dropout, to_device
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from rlhf_course.data.tokenize import required
 from rlhf_course.rlaif import soft_reward_loss
 from rlhf_course.trainers.reward import RewardTrainer, collate_rankings
-from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import to_device
 
 
 class SoftLabelRewardTrainer(RewardTrainer):

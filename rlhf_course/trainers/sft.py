@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rlhf_course._checks import check_count
@@ -13,6 +12,7 @@ from rlhf_course.losses.sft import sft_loss
 from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.trainers.base import Trainer
 from rlhf_course.trainers.config import TrainingConfig
+from rlhf_course.trainers.support import to_device
 
 
 @dataclass(kw_only=True)
@@ -74,8 +74,3 @@ def pack(dataset, tokenizer, max_length: int) -> Rows:
         )
     starts = range(0, len(stream) - max_length + 1, max_length)
     return Rows({"prompt_ids": [], "completion_ids": stream[i : i + max_length], "length": max_length} for i in starts)
-
-
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch's tensors on `device`."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -32,6 +32,11 @@ def check_loss(loss: Tensor) -> None:
         raise ValueError("the loss has no gradient: work it out from the tensors given, without .item() or .detach()")
 
 
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch's tensors on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
 class Called(nn.Module):
     """Calls a model. accelerate changes the `forward` of what it prepares: this one's, and the model stays as it is."""
 
