@@ -157,8 +157,15 @@ def world(n, seed, model):
 @click.argument("names", nargs=-1)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How many: 0, 1, 2, …")
 @click.option("--output", default="runs/results", show_default=True, type=click.Path(file_okay=False), help="Folder.")
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes at once, each with its share of cores.",
+)
 @click.option("--list", "listing", is_flag=True, help="Say what there is, and measure nothing.")
-def reproduce(names, seeds, output, listing):
+def reproduce(names, seeds, output, jobs, listing):
     """Measure the course's tables again, from pre-training on.
 
     NAMES are tables, such as reward_model.label_noise, or beginnings of them, such as reward_model; `all` is all of
@@ -167,6 +174,7 @@ def reproduce(names, seeds, output, listing):
     \b
       rlhf-course reproduce --list
       rlhf-course reproduce sft.length_grouping --seeds 1
+      rlhf-course reproduce all --jobs 2
     """
     from rlhf_course.experiments.reproduce import experiments
     from rlhf_course.experiments.reproduce import reproduce as measure
@@ -182,8 +190,8 @@ def reproduce(names, seeds, output, listing):
     if strangers := [name for name in names if name != "all" and not any(table.startswith(name) for table in known)]:
         raise ValueError(f"there is no table {strangers[0]!r}; rlhf-course reproduce --list says which there are")
     try:
-        for name in wanted:
-            click.echo(f"written: {measure(name, range(seeds), output, click.echo)}")
+        for written in measure(wanted, range(seeds), output, click.echo, jobs):
+            click.echo(f"written: {written}")
     except KeyboardInterrupt:
         raise Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
 

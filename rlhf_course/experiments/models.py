@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import platformdirs
+import torch
+from filelock import FileLock
 from torch import nn
 
 from rlhf_course import pipeline, runs
@@ -34,6 +36,7 @@ def from_shipped_models() -> Iterator[None]:
         _from_shipped.reset(token)
 
 
+@torch.enable_grad()
 def trained(stage: str, seed: int) -> nn.Module:
     """The model of a stage of the pipeline ("pretrain", "sft", "reward", "ppo", "dpo", "grpo" or "rloo"), on the CPU.
 
@@ -45,13 +48,15 @@ def trained(stage: str, seed: int) -> nn.Module:
     if _from_shipped.get() and stage in _SHIPPED:
         return load(_SHIPPED[stage], "cpu")[0]
     folder = _folder(seed)
-    for name in needs:
-        if not _current(folder / name, name):
-            for stale in _STAGES[_STAGES.index(name) :]:
-                shutil.rmtree(folder / stale, ignore_errors=True)
-            break
-    runs.train_all(str(folder), seed, "cpu", say=lambda line: None, stages=needs, disable_tqdm=True)
-    return load(folder / stage, "cpu")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # a second process waits until the first has trained it
+        for name in needs:
+            if not _current(folder / name, name):
+                for stale in _STAGES[_STAGES.index(name) :]:
+                    shutil.rmtree(folder / stale, ignore_errors=True)
+                break
+        runs.train_all(str(folder), seed, "cpu", say=lambda line: None, stages=needs, disable_tqdm=True)
+        return load(folder / stage, "cpu")[0]
 
 
 def _needs(stage: str) -> tuple[str, ...]:

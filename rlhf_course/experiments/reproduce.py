@@ -1,21 +1,27 @@
 """Measure the course's tables again: `rlhf-course reproduce`.
 
 Every public function of a module here whose first argument is `seeds` is an experiment, under the name of its table. It
-is run a seed at a time, and each seed is kept as it is done, so an interrupted run goes on where it stopped.
+is run a seed at a time, and each seed is kept as it is done, so an interrupted run goes on where it stopped. Several
+processes share the work by topic and seed: the tables of a topic often begin with the same models.
 """
 
 import importlib
 import inspect
+import multiprocessing
+import os
 import pkgutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 import rlhf_course.experiments as package
-from rlhf_course._checks import check_choice
+from rlhf_course._checks import check_choice, check_count
 from rlhf_course.experiments.table import Table, read_table
 
 Experiment = Callable[..., Table]
@@ -34,30 +40,68 @@ def experiments() -> dict[str, Experiment]:
     return found
 
 
-def reproduce(name: str, seeds: Sequence[int], folder: Path | str, say: Callable[[str], None] = print) -> Path:
-    """Measure one table and write it to `folder`; what a seed brought is kept in `folder/parts` from then on.
+def reproduce(
+    names: Sequence[str], seeds: Sequence[int], folder: Path | str, say: Callable[[str], None] = print, jobs: int = 1
+) -> list[Path]:
+    """Measure tables and write them to `folder`; what a seed brought is kept in `folder/parts` from then on.
 
     Args:
-        name: the table, as `experiments` names it.
+        names: the tables, as `experiments` names them.
         seeds: at least one; each from pre-training on.
         say: told what is done, a line at a time.
+        jobs: processes that measure at once; they share the processor's cores.
 
     Returns:
-        The table's file.
+        The tables' files.
 
     Raises:
-        ValueError: for an unknown name, with those there are, or for no seed.
+        ValueError: for an unknown name, with those there are, for no seed, or for no job.
     """
-    experiment = experiments()[check_choice("experiment", name, tuple(experiments()))]
+    for name in names:
+        check_choice("experiment", name, tuple(experiments()))
+    check_count("jobs", jobs, low=1)
     if not seeds:
         raise ValueError("seeds must hold at least one seed")
-    parts = []
-    for seed in tqdm(seeds, desc=name, unit="seed", leave=False):
-        kept = Path(folder) / "parts" / f"seed-{seed}"
-        if not (kept / f"{name}.json").is_file():
-            began = time.perf_counter()
-            experiment(seeds=(seed,)).save(kept)
-            say(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
-        parts.append(read_table(kept, name))
-    rows = [row for part in parts for row in part.rows]
-    return Table(name, parts[0].settings | {"seeds": list(seeds)}, rows).save(folder)
+    kept = {(name, seed): Path(folder) / "parts" / f"seed-{seed}" / f"{name}.json" for name in names for seed in seeds}
+    topics = [list(tables) for _, tables in groupby(names, key=lambda name: name.split(".")[0])]
+    tasks = [[kept[name, seed] for name in tables] for tables in topics for seed in seeds]
+    tasks = [missing for parts in tasks if (missing := [part for part in parts if not part.is_file()])]
+    with tqdm(total=len(kept), initial=len(kept) - sum(map(len, tasks)), unit="table and seed") as bar:
+        for lines in _run(tasks, jobs):
+            bar.update(len(lines))
+            for line in lines:
+                say(line)
+    return [_join(name, [kept[name, seed] for seed in seeds]).save(folder) for name in names]
+
+
+def _run(tasks: list[list[Path]], jobs: int) -> Iterator[list[str]]:
+    """What is to be said of each task, as it is done."""
+    if jobs == 1:
+        yield from map(_measure, tasks)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, fresh, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        try:
+            for done in as_completed([pool.submit(_measure, task) for task in tasks]):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _measure(parts: list[Path]) -> list[str]:
+    """Measure parts of one seed, `…/seed-0/topic.table.json`: a line on each."""
+    lines = []
+    for part in parts:
+        name, seed, began = part.stem, int(part.parent.name.removeprefix("seed-")), time.perf_counter()
+        experiments()[name](seeds=(seed,)).save(part.parent)
+        lines.append(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
+    return lines
+
+
+def _join(name: str, parts: list[Path]) -> Table:
+    """One table of all seeds' rows."""
+    tables = [read_table(part.parent, name) for part in parts]
+    seeds = [seed for table in tables for seed in table.settings["seeds"]]
+    return Table(name, tables[0].settings | {"seeds": seeds}, [row for table in tables for row in table.rows])

@@ -19,6 +19,7 @@ def runs_done(monkeypatch, tmp_path):
     done = []
 
     def write_untrained(run, say):
+        assert torch.is_grad_enabled()
         done.append(run)
         model = new_tiny_model(run.seed)
         model = RewardModel.from_policy(model, run.seed) if run.stage == "reward" else model
@@ -71,3 +72,9 @@ def test_a_rehearsals_models_are_kept_apart(runs_done, tmp_path, monkeypatch):
 def test_an_unknown_stage_is_refused():
     with pytest.raises(ValueError, match=r"stage must be one of pretrain, sft, .*, got 'rlhf'"):
         models.trained("rlhf", seed=0)
+
+
+def test_a_model_is_trained_wherever_it_is_asked_for(runs_done):
+    with torch.no_grad():
+        models.trained("sft", seed=4)
+    assert len(runs_done) == 2

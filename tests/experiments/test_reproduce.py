@@ -1,6 +1,7 @@
 """Tables are measured again a seed at a time, and an interruption loses one seed's work at most."""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -62,6 +63,26 @@ def test_the_list_and_what_is_not_on_it(measured, tmp_path):
         result = call(*words, "--output", tmp_path)
         assert result.exit_code == 2 and message in result.stderr
     with pytest.raises(ValueError, match="experiment must be"):
-        module.reproduce("topic.clam", [0], tmp_path)
+        module.reproduce(["topic.clam"], [0], tmp_path)
     with pytest.raises(ValueError, match="at least one seed"):
-        module.reproduce("topic.claim", [], tmp_path)
+        module.reproduce(["topic.claim"], [], tmp_path)
+    with pytest.raises(ValueError, match="jobs must be"):
+        module.reproduce(["topic.claim"], [0], tmp_path, jobs=0)
+
+
+def measure_for_show(parts):
+    """In place of a measurement, in whichever process: the seed, and who measured it."""
+    for part in parts:
+        seed = int(part.parent.name.removeprefix("seed-"))
+        Table("kl.best_of_n", {"seeds": [seed]}, [{"seed": seed, "process": os.getpid()}]).save(part.parent)
+    return [f"{part.parent.name} done" for part in parts]
+
+
+def test_several_processes_share_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_measure", measure_for_show)
+    said = []
+    (written,) = module.reproduce(["kl.best_of_n"], [0, 1, 2], tmp_path, said.append, jobs=2)
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert os.getpid() not in {row["process"] for row in rows}
+    assert sorted(said) == ["seed-0 done", "seed-1 done", "seed-2 done"]
