@@ -40,6 +40,13 @@ UWO_WEIGHT = 1.0
 #: Judges that are followed with no price on the KL, too.
 WITHOUT_PRICE = ("member 0", "mean", "wco")
 ENSEMBLE_STEPS = 60
+#: What each of four groups of labelers cannot judge: terms of the gold reward.
+BLIND_TO = {
+    "facts": ("right fact", "wrong fact"),
+    "analogies": ("right analogy", "wrong analogy"),
+    "jargon": ("jargon, share of words",),
+    "manners": ("plain remark", "closing"),
+}
 #: Gold units that labelers of three kinds add: for flattery, and for each word.
 TASTES = {
     "the truth": {},
@@ -96,17 +103,25 @@ def ensembles(seeds: Sequence[int] = SEEDS, steps: int = ENSEMBLE_STEPS) -> Tabl
     """
     rows = []
     for seed in seeds:
-        pairs = pipeline.collect_rankings(trained("sft", seed), 1_000, 2, seed, name="test pairs")
-        members = _members(seed)
-        judges: dict[str, nn.Module] = {f"member {i}": member for i, member in enumerate(members)}
-        judges |= {method: RewardEnsemble(members, method, UWO_WEIGHT) for method in ("mean", "wco", "uwo")}
-        for name, judge in judges.items():
-            accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
-            for beta in (ENSEMBLE_BETA, 0.0) if name in WITHOUT_PRICE else (ENSEMBLE_BETA,):
-                end = climb(seed, judge, "grpo", beta=beta, steps=steps, every=steps)[-1]
-                rows.append({"seed": seed, "beta": beta, "judge": name, "accuracy": accuracy, **end})
+        members = {f"member {i}": member for i, member in enumerate(_members(seed))}
+        rows += _follow(seed, members, ENSEMBLE_BETA, steps, WITHOUT_PRICE)
     settings = {"rankings": NOISY_RANKINGS, "flip_rate": FLIP_RATE, "uwo_weight": UWO_WEIGHT, "steps": steps}
     return Table("overoptimization.ensembles", _settings(seeds, **settings), rows)
+
+
+def blind_spots(seeds: Sequence[int] = SEEDS, steps: int = ENSEMBLE_STEPS) -> Table:
+    """Four reward models, alone and together, each of labelers who cannot judge one part of an answer: `BLIND_TO`.
+
+    A quarter of each one's labels is wrong besides. GRPO has the pipeline's price of the KL.
+
+    Columns: as `ensembles`, `judge` being what a single one's labelers are blind to, or "mean", "wco" or "uwo". Eight
+    minutes a seed.
+    """
+    beta, rows = pipeline.SETTINGS["grpo"]["beta"], []
+    for seed in seeds:
+        rows += _follow(seed, _half_blind(seed), beta, steps)
+    settings = {"rankings": NOISY_RANKINGS, "flip_rate": FLIP_RATE, "uwo_weight": UWO_WEIGHT, "steps": steps}
+    return Table("overoptimization.blind_spots", _settings(seeds, **settings, blind_to=BLIND_TO), rows)
 
 
 def ensemble_size(seeds: Sequence[int] = SEEDS, counts: Sequence[int] = COUNTS) -> Table:
@@ -189,6 +204,21 @@ def climb(
     else:
         pipeline.grpo(sft, judge, seed, metrics, beta=beta, **changes)
     return looks
+
+
+def _follow(
+    seed: int, members: dict[str, nn.Module], beta: float, steps: int, without_price: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Where GRPO ends after each of these judges and after their ensembles; for some, with no price on the KL too."""
+    pairs = pipeline.collect_rankings(trained("sft", seed), 1_000, 2, seed, name="test pairs")
+    together = {method: RewardEnsemble(list(members.values()), method, UWO_WEIGHT) for method in ("mean", "wco", "uwo")}
+    rows = []
+    for name, judge in (members | together).items():
+        accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
+        for price in (beta, 0.0) if name in without_price else (beta,):
+            end = climb(seed, judge, "grpo", beta=price, steps=steps, every=steps)[-1]
+            rows.append({"seed": seed, "beta": price, "judge": name, "accuracy": accuracy, **end})
+    return rows
 
 
 def best_of_n(seed: int, scores: Tensor, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
@@ -284,6 +314,16 @@ def _members(seed: int) -> list[nn.Module]:
         pipeline.reward(trained("sft", seed + i), seed + i, rows, use_cpu=True, disable_tqdm=True).model
         for i in range(MEMBERS)
     ]
+
+
+def _half_blind(seed: int) -> dict[str, nn.Module]:
+    """Reward models on the SFT model of a seed, each of the same answers as one group of `BLIND_TO` ranks them."""
+    members = {}
+    for name, blind_to in BLIND_TO.items():
+        labeler = Labeler(flip_rate=FLIP_RATE, blind_to=blind_to)
+        rows = label_rankings(_groups(seed), labeler, derive_seed(seed, "rankings", name))[:NOISY_RANKINGS]
+        members[name] = pipeline.reward(trained("sft", seed), seed, rows, use_cpu=True, disable_tqdm=True).model
+    return members
 
 
 @cache

@@ -82,6 +82,13 @@ def test_ensembles_follow_their_members(small):
     assert sizes.values("proxy", members=1)[0] >= sizes.values("proxy", members=4, method="wco")[0]
 
 
+def test_four_blind_spots_are_followed(small):
+    table = over.blind_spots(seeds=(0,), steps=2)
+    assert table.values("judge") == [*over.BLIND_TO, "mean", "wco", "uwo"]
+    assert set(table.values("beta")) == {pipeline.SETTINGS["grpo"]["beta"]}
+    assert len(set(table.values("accuracy")[:4])) > 1
+
+
 def test_tastes_are_measured(small):
     table = over.tastes(seeds=(0,))
     assert table.values("labelers") == ["none", "the truth", "flattery", "length"]
