@@ -29,7 +29,7 @@ from rlhf_course.models import RewardModel, load_policy, load_reward_model, weig
 from rlhf_course.models.tiny import TINY_MODELS
 from rlhf_course.seeding import derive_seed, numpy_stream
 from rlhf_course.trainers.base import Trainer
-from rlhf_course.trainers.checkpoint import checkpoints, model_weights, write_model
+from rlhf_course.trainers.checkpoint import checkpoints, errors_in_a_sentence, model_weights, write_model
 from rlhf_course.trainers.dpo import DPOConfig, DPOTrainer
 from rlhf_course.trainers.grpo import GRPOConfig, GRPOTrainer
 from rlhf_course.trainers.kto import KTOConfig, KTOTrainer, tokenize_thumbs
@@ -183,7 +183,7 @@ def train_all(
 
 def _finished(folder: Path) -> bool:
     try:
-        return "results" in json.loads((folder / "run.json").read_text())
+        return "results" in json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 
@@ -402,7 +402,7 @@ def _prepare_output(run: Run) -> None:
 def _check_same_run(run: Run, folder: Path) -> None:
     """Settings are compared with the checkpoint's; models and data are only known from `run.json`."""
     try:
-        before = json.loads((folder / "run.json").read_text())
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     if differing := [name for name, value in _facts(run).items() if before.get(name) != value]:
@@ -418,7 +418,8 @@ def _facts(run: Run) -> dict[str, Any]:
 def _write(run: Run, trainer: Trainer, weights: dict[str, torch.Tensor], results: dict[str, float]) -> None:
     """The model as plain transformers reads it; then the checkpoints, which only a resume needs, can go."""
     folder = Path(run.output)
-    write_model(trainer, folder, weights)
+    with errors_in_a_sentence(folder):
+        write_model(trainer, folder, weights)
     trainer.history.to_csv(folder / "history.csv")
     here = ("output_dir", "save_steps", "save_total_limit", "disable_tqdm", "use_cpu")
     _write_json(

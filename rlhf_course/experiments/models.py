@@ -14,6 +14,7 @@ from pathlib import Path
 import platformdirs
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rlhf_course import pipeline, runs
@@ -41,7 +42,8 @@ def trained(stage: str, seed: int) -> nn.Module:
     """The model of a stage of the pipeline ("pretrain", "sft", "reward", "ppo", "dpo", "grpo" or "rloo"), on the CPU.
 
     The first call for a seed trains it and whatever it begins with, minutes in all; later ones load it. A kept model
-    whose settings or versions are not today's is made anew. Nobody's call changes it for the next one.
+    that is damaged, or whose settings or versions are not today's, is made anew. Nobody's call changes it for the
+    next one.
     """
     needs = _needs(stage)
     load = load_reward_model if stage == "reward" else load_policy
@@ -73,12 +75,17 @@ def _folder(seed: int) -> Path:
 
 
 def _current(folder: Path, stage: str) -> bool:
-    """Whether a finished run has today's settings and versions; an unfinished one is taken up again."""
+    """Whether a finished run is whole and has today's settings and versions; an unfinished one is taken up again."""
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
     if "results" not in found:
         return True
+    try:
+        with safe_open(folder / "model.safetensors", "pt"):
+            pass
+    except (OSError, SafetensorError):  # cut short, or gone
+        return False
     settings = pipeline.SETTINGS[stage]
     return found["versions"] == runs.versions() and settings == {name: found["settings"].get(name) for name in settings}

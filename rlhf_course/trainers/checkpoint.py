@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _STATE = "trainer_state.json"
 _TENSORS = "trainer_tensors.pt"
+_FULL = 1_000_000  # bytes left on a disk that is as good as full
 
 
 def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
@@ -29,6 +32,7 @@ def write_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
 
     Raises:
         ValueError: `folder` holds something else, which would be lost.
+        OSError: it cannot be written, the disk being full or its folder read-only. An older checkpoint stays as it was.
     """
     tensors = {
         "weights": whole({name: p.detach() for name, p in trainer.trained_parameters().items()}),
@@ -49,9 +53,6 @@ def _write(trainer: "Trainer", folder: Path, tensors: dict[str, Any], weights: d
     fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("writing", "old"))
     for left_over in (fresh, old):
         shutil.rmtree(left_over, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    write_model(trainer, fresh, weights)
-    torch.save(tensors, fresh / _TENSORS)
     state = {
         "trainer": type(trainer).__name__,
         "step": trainer.global_step,
@@ -60,11 +61,34 @@ def _write(trainer: "Trainer", folder: Path, tensors: dict[str, Any], weights: d
         "settings": trainer.args.to_dict(),
         "history": trainer.history.rows,
     }
-    (fresh / _STATE).write_text(json.dumps(state, indent=1))
+    try:
+        with errors_in_a_sentence(folder):
+            fresh.mkdir(parents=True)
+            write_model(trainer, fresh, weights)
+            torch.save(tensors, fresh / _TENSORS)
+            (fresh / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # of a full disk it would hold the rest
+        raise
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def errors_in_a_sentence(folder: Path) -> Iterator[None]:
+    """Inside the `with`, whatever stops files from being written to `folder` is an OSError that says what and why.
+
+    On a full disk torch speaks of an "unexpected pos", and the error of safetensors is no OSError.
+    """
+    try:
+        yield
+    except Exception as error:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        full = shutil.disk_usage(there).free < _FULL
+        reason = "no space is left on the disk" if full else getattr(error, "strerror", None) or error
+        raise OSError(f"{folder} could not be written: {reason}") from error
 
 
 def model_weights(trainer: "Trainer") -> dict[str, Tensor]:
@@ -92,7 +116,7 @@ def read_checkpoint(trainer: "Trainer", folder: str | Path) -> None:
     """
     folder = newest_checkpoint(folder)
     try:
-        state = json.loads((folder / _STATE).read_text())
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         tensors = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"the checkpoint {folder} is damaged ({error}): use an older one or train anew") from None

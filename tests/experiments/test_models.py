@@ -63,6 +63,15 @@ def test_a_model_that_is_not_todays_is_made_anew_and_so_is_what_stands_on_it(run
     assert [run.stage for run in runs_done] == ["sft", "reward"]
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:-100]), Path.unlink])
+def test_a_damaged_model_is_made_anew(runs_done, tmp_path, damage):
+    models.trained("reward", seed=3)
+    damage(tmp_path / "pipeline/seed-3/sft/model.safetensors")
+    runs_done.clear()
+    models.trained("reward", seed=3)
+    assert [run.stage for run in runs_done] == ["sft", "reward"]
+
+
 def test_a_rehearsals_models_are_kept_apart(runs_done, tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_COURSE_FAST", "1")
     models.trained("sft", seed=3)
