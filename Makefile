@@ -32,8 +32,8 @@ lab: setup
 	$(BIN)/rlhf-course lab
 
 lint: setup
-	$(BIN)/ruff check rlhf_course tests solutions benchmarks
-	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks
+	$(BIN)/ruff check rlhf_course tests solutions benchmarks docs
+	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks docs
 
 # Each worker has one thread. A lesson stays with one worker, so two lessons are run at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile

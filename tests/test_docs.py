@@ -1,11 +1,22 @@
-"""The pages in docs/: what they say of names is true, and their samples run."""
+"""The pages in docs/: what they say of names is true, their samples run, and their pictures are made by a script."""
 
+import ast
+import importlib
+import pkgutil
 import re
+import shlex
+import shutil
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
+import rlhf_course
 from rlhf_course import over_to_trl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,8 +28,109 @@ def test_links_lead_somewhere():
     for name, text in PAGES.items():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
             assert (ROOT / "docs" / target).exists(), f"{name}: {target}"
-        for path in re.findall(r"`((?:rlhf_course|tests|docs)/[\w/.]*)`", text):
-            assert (ROOT / path).exists(), f"{name}: {path}"
+        for path in re.findall(r"`((?:rlhf_course|tests|docs|solutions)/[\w/.]*)`", text):
+            assert (ROOT / path).exists() or "NN_" in path, f"{name}: {path}"
+
+
+# ---------------------------------------------------------------------- the guide and the troubleshooting page
+
+
+def words_of_the_package():
+    """Every name that the package's sources, and the tests' helpers, define or call something by."""
+    found = set()
+    for path in (*(ROOT / "rlhf_course").rglob("*.py"), ROOT / "tests/trainers/small.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found |= {getattr(node, kind, None) for kind in ("name", "id", "attr", "arg")}
+    return found
+
+
+def test_the_guide_names_what_exists():
+    known = words_of_the_package() | {"code", "correct", "why", "points", "true", "make", "name"}
+    for page in ("package.md", "troubleshooting.md"):
+        text = re.sub(r"```.+?```", "", PAGES[page], flags=re.DOTALL)
+        for name in re.findall(r"`([A-Za-z_]\w+)(?:\(.*?\)|=\w+)?`", text):
+            assert name in known or re.fullmatch(r"[A-Z]+_[A-Z_]+|checkpoint|runs|notebooks|solutions", name), (
+                page,
+                name,
+            )
+
+
+def test_the_map_shows_every_folder_and_no_module_is_left_out():
+    table = "\n".join(line for line in PAGES["package.md"].splitlines() if line.startswith("|"))
+    for module in pkgutil.iter_modules(rlhf_course.__path__):
+        if module.ispkg:
+            assert f"`rlhf_course/{module.name}/`" in table, module.name
+
+
+def test_the_guides_tests_exist():
+    for line in re.findall(r"^pytest (.+)$", PAGES["package.md"], re.MULTILINE):
+        for word in shlex.split(line):
+            assert not word.startswith("tests/") or (ROOT / word).exists(), word
+
+
+def test_messages_that_the_page_explains_are_the_packages():
+    sources = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "rlhf_course").rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings go on in the next line
+    files = PAGES["troubleshooting.md"].split("## Files")[1].split("## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \|", files, re.MULTILINE)
+    assert len(rows) == 7
+    for said in rows:
+        for part in re.split(r"…|: ", said):
+            assert part.strip() in sources, said
+
+
+def test_hooks_run_what_the_makefile_runs():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    entries = [hook["entry"] for hook in repository["hooks"]]
+    assert repository["repo"] == "local" and {hook["language"] for hook in repository["hooks"]} == {"system"}
+    assert entries == ["ruff check", "ruff format --check", "rlhf-course build --check"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(entry in makefile for entry in entries[:2])
+
+
+@pytest.mark.parametrize("name", ["overoptimization", "lesson"])
+def test_pictures_are_small_shown_and_made_by_the_script(name):
+    path = ROOT / "docs/images" / f"{name}.png"
+    assert path.stat().st_size < 150_000
+    assert f"](docs/images/{name}.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"def {name}()" in (ROOT / "docs/make.py").read_text(encoding="utf-8")
+    assert {path.name for path in (ROOT / "docs/images").iterdir()} == {"overoptimization.png", "lesson.png"}
+
+
+def test_the_plot_is_the_shipped_tables(tmp_path, monkeypatch):
+    """Made again, it is the same picture: to the byte with the matplotlib that drew it, else nearly."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    make = importlib.import_module("make")
+    monkeypatch.setattr(make, "IMAGES", tmp_path)
+    make.overoptimization()
+    stored, fresh = (
+        Image.open(folder / "overoptimization.png").convert("L") for folder in (ROOT / "docs/images", tmp_path)
+    )
+    assert stored.width == fresh.width and abs(stored.height - fresh.height) < 20
+    size = (200, 90)
+    difference = np.abs(np.asarray(stored.resize(size), float) - np.asarray(fresh.resize(size), float))
+    assert difference.mean() < 4, matplotlib.__version__
+
+
+def test_the_address_is_written_out_by_the_script(tmp_path, monkeypatch):
+    """A repository that moves: one line in pyproject, then `python docs/make.py badges`."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    make = importlib.import_module("make")
+    (tmp_path / "solutions").mkdir()
+    for name in ("README.md", "solutions/03_reward_model.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    make.badges()
+    for name in ("README.md", "solutions/03_reward_model.ipynb"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: run `python docs/make.py badges`"
+    monkeypatch.setattr(rlhf_course, "REPOSITORY", "https://github.com/some-one/else-where")
+    monkeypatch.setattr("rlhf_course.learn.opening.REPOSITORY", rlhf_course.REPOSITORY)
+    old = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    make.badges()
+    for name in ("README.md", "solutions/03_reward_model.ipynb"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "some-one/else-where/blob/main/notebooks/03_reward_model.ipynb" in text
+        assert old.removeprefix("https://github.com/") not in text
 
 
 @pytest.mark.parametrize("method", over_to_trl.METHODS)

@@ -18,11 +18,13 @@ from packaging.specifiers import SpecifierSet
 
 import rlhf_course
 from rlhf_course.cli import main
+from rlhf_course.learn.opening import badge
 from rlhf_course.learn.topics import TOPICS
 from rlhf_course.models import smollm2
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LARGEST = 1_500_000
@@ -126,9 +128,21 @@ def test_the_address_is_stored_once():
     address = PROJECT["project"]["urls"]["Repository"]
     assert address == rlhf_course.REPOSITORY
     repository = address.removeprefix("https://github.com/")
-    # Badges and Colab links of the notebooks are generated from it.
+    # Where it is written out, `docs/make.py badges` writes it: badges and Colab links of README and of the notebooks.
     found = {name for name, text in texts().items() if repository in text and not name.endswith(".ipynb")}
-    assert found == {"pyproject.toml"}
+    assert found == {"pyproject.toml", "README.md"}
+
+
+def test_every_lesson_that_is_ready_opens_in_colab():
+    links = dict(re.findall(r"^\[(\d\d)\]: (\S+)$", README, re.MULTILINE))
+    for number, topic in enumerate(TOPICS):
+        number = f"{number:02d}"
+        assert f"({links[number]})" in badge(f"{number}_{topic}"), "run `python docs/make.py badges`"
+        ready = f"(notebooks/{number}_{topic}.ipynb)" in README
+        shown = f"[![Colab][badge]][{number}] |" in README
+        assert shown == ready, (
+            f"lesson {number}'s row wants [![Colab][badge]][{number}] in its last column, if it is ready"
+        )
 
 
 def test_no_machine_paths_and_nothing_unfinished():
@@ -207,17 +221,19 @@ def test_commands_exist():
     assert {f"train {stage}" for stage in stages} <= set(names)
 
 
-def readme_commands():
-    lines = re.findall(r"^rlhf-course .+$", README, re.MULTILINE)
-    return lines + [found for found in re.findall(r"`(?:\.venv/bin/)?(rlhf-course [^`]+)`", README)]
+def commands_of(text):
+    lines = re.findall(r"^rlhf-course .+$", text, re.MULTILINE)
+    return lines + [found for found in re.findall(r"`(?:\.venv/bin/)?(rlhf-course [^`]+)`", text)]
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_the_readmes_commands_are_understood(line):
+@pytest.mark.parametrize("line", [line for text in (README, *PAGES) for line in commands_of(text)])
+def test_the_commands_of_readme_and_docs_are_understood(line):
     words = shlex.split(line, comments=True)[1:]
     command = main
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and words:
         command = command.commands[words.pop(0)]
+    if isinstance(command, click.Group):
+        return
     try:
         command.make_context(command.name, words)
     except click.exceptions.Exit as asked_for_help:
@@ -253,5 +269,7 @@ def test_the_results_have_a_place():
 
 
 def test_the_readme_is_short():
-    assert README.count("\n") <= 150
-    assert max(map(len, README.splitlines())) <= 140
+    badges = re.compile(r" \[!\[Colab\]\[badge\]\]\[\d\d\]")
+    text = [badges.sub("", line) for line in README.splitlines() if not line.startswith(("[", "!"))]
+    assert len(text) <= 150
+    assert max(map(len, text)) <= 140
