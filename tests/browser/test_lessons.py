@@ -132,6 +132,16 @@ LESSONS = [
         return math.inf
     return 0.5 * alpha / beta if method == "bon" else math.exp(alpha / beta - 1)""",
     ),
+    Lesson(
+        "11_choosing",
+        quiz="choosing.off_the_line",
+        exercise="choosing.win_rate",
+        wrong="return (scores_a > scores_b).float().mean().item()",
+        mistake="a tie is a loss",
+        right="""ahead = scores_a.double() - scores_b.double()
+    return (ahead.sign().mean().item() + 1) / 2""",
+        lab="cost",
+    ),
 ]
 
 
