@@ -33,6 +33,17 @@ def test_a_figure_is_shown_sharp_opaque_and_in_words(displayed):
     assert (picture[..., 3] == 1).all()
 
 
+def test_few_colours_look_the_same_and_weigh_less():
+    drawn = matplotlib.figure.Figure()
+    drawn.subplots().plot([0, 1], [0, 1], color=plots.COLOURS["ppo"])
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    few = plots.in_few_colours(buffer.getvalue())
+    before, after = (matplotlib.image.imread(io.BytesIO(picture))[..., :3] for picture in (buffer.getvalue(), few))
+    assert np.abs(before - after).max() < 0.1 and np.abs(before - after).mean() < 1e-3
+    assert len(few) < 0.6 * len(buffer.getvalue())
+
+
 def test_the_same_figure_gives_the_same_bytes(displayed):
     draw()
     draw()

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlhf_course.learn.mime import widget_bundle
+from rlhf_course.plots import in_few_colours
 
 _WIDTH = 760  # CSS pixels
 _SLIDER_WIDTH = 500  # the widgets' own 300 leaves a track on which a step is hardly a pixel
@@ -62,7 +63,7 @@ class Lab:
         """Display the lab, with its figure as it stands for where widgets do not live."""
         png, sentence = self.render()
         display(
-            widget_bundle(self.box, sentence, {"image/png": base64.b64encode(png).decode()}),
+            widget_bundle(self.box, sentence, {"image/png": base64.b64encode(in_few_colours(png)).decode()}),
             metadata={"image/png": {"alt": sentence, "width": _WIDTH}},
             raw=True,
         )
