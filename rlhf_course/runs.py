@@ -74,8 +74,9 @@ REAL_SETTINGS: dict[str, dict[str, Any]] = {
 }
 #: The stage whose model a stage begins with.
 BEGINS_WITH = {"sft": "pretrain", **dict.fromkeys(("reward", *DIRECT, *ONLINE, "rlaif"), "sft")}
-#: What a stage begins with where no model is named: in the small world a shipped one, with data REAL_MODEL.
-PREDECESSORS = {stage: TINY_MODELS[pipeline.STAGES.index(before)] for stage, before in BEGINS_WITH.items()}
+#: The shipped model of a stage.
+SHIPPED = dict(zip(pipeline.STAGES, TINY_MODELS, strict=True))
+#: What a run on data begins with where no model is named; in the small world it is a shipped one.
 REAL_MODEL = "smollm2-135m"
 
 Say = Callable[[str], None]
@@ -101,7 +102,7 @@ class Run:
     @property
     def start(self) -> str | None:
         """The model it begins with: None for pre-training, which begins with a new one."""
-        return self.model or (PREDECESSORS.get(self.stage) if self.data is None else REAL_MODEL)
+        return self.model or (SHIPPED.get(BEGINS_WITH.get(self.stage)) if self.data is None else REAL_MODEL)
 
 
 def train(run: Run, say: Say = print) -> dict[str, float]:

@@ -27,7 +27,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_course._checks import check_choice
 from rlhf_course.experiments.models import from_shipped_models
 from rlhf_course.experiments.table import Table, load_result
 
@@ -99,11 +98,6 @@ def claims() -> dict[str, Claim]:
         Claim(**{**row, "lessons": tuple(row["lessons"]), "measured": tuple(row.get("measured", ()))}) for row in rows
     ]
     return {claim.id: claim for claim in found}
-
-
-def find_claim(claim_id: str) -> Claim:
-    """The claim with this id. Raises ValueError for another, with those there are."""
-    return claims()[check_choice("claim", claim_id, tuple(claims()))]
 
 
 def measure(expression: str, table: Table, seed: int) -> float:

@@ -22,8 +22,6 @@ from rlhf_course.models import load_policy, load_reward_model
 from rlhf_course.trainers.base import in_rehearsal
 
 _STAGES = tuple(pipeline.SETTINGS)
-#: Stages whose models of seed 0 ship with the package, and under which names.
-_SHIPPED = {"pretrain": "tiny-base", "sft": "tiny-sft", "reward": "tiny-reward", "ppo": "tiny-ppo", "dpo": "tiny-dpo"}
 _from_shipped = ContextVar("from shipped models", default=False)
 
 
@@ -47,8 +45,8 @@ def trained(stage: str, seed: int) -> nn.Module:
     """
     needs = _needs(stage)
     load = load_reward_model if stage == "reward" else load_policy
-    if _from_shipped.get() and stage in _SHIPPED:
-        return load(_SHIPPED[stage], "cpu")[0]
+    if _from_shipped.get() and stage in runs.SHIPPED:
+        return load(runs.SHIPPED[stage], "cpu")[0]
     folder = _folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # a second process waits until the first has trained it
@@ -65,8 +63,8 @@ def _needs(stage: str) -> tuple[str, ...]:
     """The stages up to this one, in order."""
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
-    before = {"pretrain": (), "sft": ("pretrain",), **dict.fromkeys(runs.ONLINE, ("pretrain", "sft", "reward"))}
-    return (*before.get(stage, ("pretrain", "sft")), stage)
+    before = _needs(runs.BEGINS_WITH[stage]) if stage in runs.BEGINS_WITH else ()
+    return (*before, *(("reward",) if stage in runs.ONLINE else ()), stage)
 
 
 def _folder(seed: int) -> Path:

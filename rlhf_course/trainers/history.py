@@ -2,7 +2,6 @@
 
 import csv
 import html
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +55,6 @@ class History:
             writer.writeheader()
             writer.writerows(self.rows)
         return path
-
-    def to_json(self) -> str:
-        """The rows as JSON text."""
-        return json.dumps(self.rows)
 
     def plot(self, *names: str):
         """Draw metrics over steps, one panel each (all of them without names). Returns the matplotlib figure."""

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from rlhf_course.cli import main
 from rlhf_course.experiments import Table
-from rlhf_course.experiments.claims import LEDGER, claims, find_claim, measure, update
+from rlhf_course.experiments.claims import LEDGER, claims, measure, update
 from rlhf_course.experiments.reproduce import experiments
 from rlhf_course.experiments.table import shipped_results
 from rlhf_course.learn.topics import TOPICS
@@ -89,11 +89,6 @@ def test_a_measure_is_worked_out_on_one_seeds_rows(expression, value):
 def test_a_measure_without_rows_is_refused():
     with pytest.raises(ValueError, match="no row of seed 1"):
         measure("mean('gold', run='b')", TABLE, 1)
-
-
-def test_an_unknown_claim_is_refused():
-    with pytest.raises(ValueError, match=r"ppo\.no_price"):
-        find_claim("ppo.free_lunch")
 
 
 def test_a_broken_relation_is_seen():

@@ -1,4 +1,4 @@
-"""Every test of the learner's side keeps its progress in a folder of its own."""
+"""What the tests of the learner's side share: progress in a folder of its own, and what labs display."""
 
 import pytest
 
@@ -11,3 +11,11 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_memory", {})
     monkeypatch.setattr(progress, "_said", set())
     return tmp_path / "home"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What labs display: (bundle, keyword arguments) of each call."""
+    calls = []
+    monkeypatch.setattr("rlhf_course.learn.labs.base.display", lambda *a, **k: calls.append((a[0], k)))
+    return calls

@@ -12,13 +12,6 @@ from rlhf_course.pipeline import STAGES
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    calls = []
-    monkeypatch.setattr("rlhf_course.learn.labs.base.display", lambda *a, **k: calls.append((a[0], k)))
-    return calls
-
-
 def drawn(name):
     """The texts of a stage's diagram."""
     from matplotlib.figure import Figure

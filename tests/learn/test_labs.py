@@ -12,13 +12,6 @@ from rlhf_course.learn.mime import WIDGET_VIEW
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    calls = []
-    monkeypatch.setattr("rlhf_course.learn.labs.base.display", lambda *a, **k: calls.append((a[0], k)))
-    return calls
-
-
 def test_moving_a_slider_draws_the_figure_anew():
     view = BradleyTerry()
     before = bytes(view.image.value)

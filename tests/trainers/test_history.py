@@ -1,7 +1,6 @@
 """The table of metrics."""
 
 import csv
-import json
 
 import pytest
 from matplotlib.figure import Figure
@@ -36,12 +35,11 @@ def test_an_unknown_metric_is_answered_with_those_there_are(history):
         History()["loss"]
 
 
-def test_csv_and_json_give_the_numbers_back(history, tmp_path):
+def test_csv_gives_the_numbers_back(history, tmp_path):
     path = history.to_csv(tmp_path / "new" / "run.csv")
     with path.open(newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     assert rows == history.rows
-    assert json.loads(history.to_json()) == history.rows
     assert History(history.rows).rows == history.rows
 
 
