@@ -142,6 +142,15 @@ LESSONS = [
     return (ahead.sign().mean().item() + 1) / 2""",
         lab="cost",
     ),
+    Lesson(
+        "12_capstone",
+        quiz="capstone.start_accuracy",
+        exercise="capstone.format_reward",
+        wrong="""return [float("<answer>" in text and "</answer>" in text) for text in completions]""",
+        mistake="tags are enough",
+        right="""form = re.compile(r"((?!</?answer>).)*<answer>\\s*-?[0-9]+\\s*</answer>\\s*", re.DOTALL)
+    return [1.0 if form.fullmatch(text) else 0.0 for text in completions]""",
+    ),
 ]
 
 
