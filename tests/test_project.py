@@ -91,6 +91,7 @@ def test_every_import_is_a_dependency():
     listed = [r for extra in PROJECT["project"]["optional-dependencies"].values() for r in extra]
     names = {Requirement(line).name for line in PROJECT["project"]["dependencies"] + listed} - {"rlhf-course"}
     with_them = {"huggingface_hub", "tokenizers", "packaging", "psutil", "filelock", "IPython", "nbformat", "nbclient"}
+    with_them |= {"PIL"}  # matplotlib's own
     allowed = names | with_them | set(sys.stdlib_module_names) | {"rlhf_course"}
     for name, text in texts().items():
         if name.startswith("rlhf_course/") and name.endswith(".py"):
