@@ -161,8 +161,8 @@ def pick_settings(tier: str = "auto") -> Settings:
     settings = TIERS[pick_tier() if tier == "auto" else check_choice("tier", tier, tuple(TIERS))]
     if not in_rehearsal():
         return settings
-    few = {"train_pairs": 8, "judge_pairs": 8, "held_out_pairs": 6, "prompts": 2, "tasks": 4, "max_new_tokens": 8}
-    fewer = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 1, "max_completion_length": 8}
+    few = {"train_pairs": 4, "judge_pairs": 4, "held_out_pairs": 4, "prompts": 2, "tasks": 4, "max_new_tokens": 8}
+    fewer = {"per_device_train_batch_size": 4, "num_generations": 2, "max_steps": 1, "max_completion_length": 8}
     return replace(settings, **few, grpo={**settings.grpo, **fewer})
 
 
