@@ -1,9 +1,7 @@
 """How much faster `rlhf_course.generation.generate` is than transformers' `model.generate`.
 
-Run it as `python -m benchmarks.generation`. Both sides sample from the same untrained tiny model, one after
-the other in every round, so that whatever else the machine does slows both. Printed are each side's median
-time and the median over rounds of its ratio to ours. Greedy outputs are compared first: a faster loop with
-other tokens counts for nothing.
+Both sides sample from the same untrained tiny model. Greedy outputs are compared first: a faster loop with other tokens
+counts for nothing.
 
 Real stop lengths come from the model itself: in `StoppingModel` the probability of the stop token depends on
 how many tokens came before, so that lengths are like the small world's (mean 21, 99th percentile 43, at most
@@ -11,14 +9,14 @@ how many tokens came before, so that lengths are like the small world's (mean 21
 """
 
 import statistics
-import time
+from functools import partial
 from itertools import pairwise
 
-import click
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
 
+from benchmarks.parity import NotTheSame
+from benchmarks.race import OURS, Result, race, seconds_of
 from rlhf_course.generation import generate
 from rlhf_course.models.tiny import tiny_config
 
@@ -73,78 +71,58 @@ def ours(model, ids, mask, tokens, stop=None, temperature=1.0):
     return generate(model, ids, mask, temperature=temperature, **settings)
 
 
-def check_parity(model, ids, mask) -> None:
-    mine = ours(model, ids, mask, 40, temperature=0).sequences
-    if not torch.equal(mine, theirs(model, ids, mask, 40, do_sample=False)):
-        raise click.ClickException("greedy outputs differ, so there is nothing to compare")
+def check_same_tokens(model, ids, mask, tokens) -> None:
+    """Refuse two samplers that do not even agree where nothing is left to chance."""
+    mine = ours(model, ids, mask, tokens, temperature=0).sequences
+    if not torch.equal(mine, theirs(model, ids, mask, tokens, do_sample=False)):
+        raise NotTheSame("greedy outputs of our sampler and of model.generate differ")
 
 
-def race(title: str, rounds: int, runners: dict) -> None:
-    """Run everybody once a round and print medians, and ratios to the last runner, which is ours."""
-    times = {name: [] for name in runners}
-    for round_number in range(rounds + 1):
-        for name, run in runners.items():
-            torch.manual_seed(round_number)
-            start = time.perf_counter()
-            run()
-            if round_number > 0:  # the first round warms up
-                times[name].append(1000 * (time.perf_counter() - start))
-    click.echo(title)
-    *_, last = runners
-    for name, taken in times.items():
-        ratio = statistics.median(a / b for a, b in zip(taken, times[last]))
-        click.echo(f"  {name:<44}{statistics.median(taken):8.1f} ms   {ratio:5.2f}")
+def run(rounds: int, rows: int = 64, tokens: int = 40) -> list[Result]:
+    """Race the samplers: at a fixed length, with padded prompts, and to real stop lengths.
 
-
-@click.command(help="Time sampling against transformers' model.generate.")
-@click.option("--rounds", default=15, show_default=True, help="Alternating rounds.")
-@click.option("--threads", default=1, show_default=True, help="CPU threads torch may use.")
-def main(rounds: int, threads: int) -> None:
-    logging.set_verbosity_error()
-    torch.set_num_threads(threads)
+    Raises:
+        NotTheSame: greedy outputs differ.
+    """
     torch.manual_seed(0)
     model, stopping = LlamaForCausalLM(config()).eval(), StoppingModel(config()).eval()
-    ids = torch.randint(5, VOCABULARY, (64, PROMPT))
+    ids = torch.randint(5, VOCABULARY, (rows, PROMPT))
     mask = torch.ones_like(ids)
     padded = mask.clone()
     padded[::2, :2] = 0
-    for greedy_mask in (mask, padded):
-        check_parity(model, ids, greedy_mask)
-    click.echo(f"Greedy outputs agree. {threads} thread(s); each line: median time, and its ratio to ours.")
-
-    race(
-        "64 rows x 40 tokens",
-        rounds,
-        {
-            "model.generate": lambda: theirs(model, ids, mask, 40),
-            "model.generate, its default top-k": lambda: theirs(model, ids, mask, 40, top_k=50),
-            "model.generate, static cache": lambda: theirs(
-                model, ids, mask, 40, cache_implementation="static", disable_compile=True
-            ),
-            "model.generate and log-probabilities": lambda: theirs_with_logps(model, ids, mask, 40),
-            "ours": lambda: ours(model, ids, mask, 40),
-        },
-    )
-    race(
-        "64 rows x 40 tokens, half the prompts padded",
-        rounds,
-        {
-            "model.generate": lambda: theirs(model, ids, padded, 40),
-            "ours": lambda: ours(model, ids, padded, 40),
-        },
-    )
-    for rows in (64, 256):
-        many, many_mask = ids.repeat(rows // 64, 1), mask.repeat(rows // 64, 1)
-        lengths = ours(stopping, many, many_mask, LONGEST, STOP).completion_mask.sum(dim=1)
-        race(
-            f"{rows} rows to real stop lengths (mean {lengths.float().mean():.1f}, longest {lengths.max()})",
+    for prompts in (mask, padded):
+        check_same_tokens(model, ids, prompts, tokens)
+    static = {"cache_implementation": "static", "disable_compile": True}
+    return [
+        *_race(
+            f"sampling, tiny, {rows} x {tokens}",
             rounds,
             {
-                "model.generate": lambda ids=many, mask=many_mask: theirs(stopping, ids, mask, LONGEST, STOP),
-                "ours": lambda ids=many, mask=many_mask: ours(stopping, ids, mask, LONGEST, STOP),
+                "model.generate": lambda: theirs(model, ids, mask, tokens),
+                "model.generate, its default top-k": lambda: theirs(model, ids, mask, tokens, top_k=50),
+                "model.generate, static cache": lambda: theirs(model, ids, mask, tokens, **static),
+                "model.generate and log-probabilities": lambda: theirs_with_logps(model, ids, mask, tokens),
+                OURS: lambda: ours(model, ids, mask, tokens),
             },
-        )
+        ),
+        *_race(
+            f"sampling, tiny, {rows} x {tokens}, half the prompts padded",
+            rounds,
+            {
+                "model.generate": lambda: theirs(model, ids, padded, tokens),
+                OURS: lambda: ours(model, ids, padded, tokens),
+            },
+        ),
+        *_race(
+            f"sampling, tiny, {rows} rows to real stop lengths",
+            rounds,
+            {
+                "model.generate": lambda: theirs(stopping, ids, mask, LONGEST, STOP),
+                OURS: lambda: ours(stopping, ids, mask, LONGEST, STOP),
+            },
+        ),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def _race(case: str, rounds: int, samplers: dict) -> list[Result]:
+    return race(case, {side: partial(seconds_of, sample) for side, sample in samplers.items()}, rounds)

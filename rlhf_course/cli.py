@@ -1,4 +1,4 @@
-"""The command line: `rlhf-course doctor | lab | train | world | recipe | reproduce | claims | build | progress`.
+"""The command line: `rlhf-course doctor | lab | train | world | recipe | reproduce | claims | bench | build | …`.
 
 Only click is imported here. What a command needs comes in when it runs, so that `--help` answers at once.
 """
@@ -233,6 +233,56 @@ def claims(lesson, update):
             click.echo(f"  {claim.table}: {claim.measure} {claim.relation}, {claim.over}")
             click.echo(f"  measured: {', '.join(f'{value:g}' for value in claim.measured)}")
             click.echo(f"  source: {claim.source}\n" if claim.source else "")
+
+
+@main.command()
+@click.option(
+    "--model",
+    default="tiny",
+    show_default=True,
+    type=click.Choice(["tiny", "tiny-49k", "smollm2"]),
+    help="The course's model, the same with 49,152 words, or SmolLM2-135M.",
+)
+@click.option("--only", multiple=True, help="Beginning of what to measure, such as dpo or sampling; may be repeated.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads torch may use.")
+@click.option("--save", is_flag=True, help="Keep the results in benchmarks/results.json (for authors).")
+def bench(model, only, repeats, threads, save):
+    """Measure our trainers and sampler side by side with TRL's and transformers'.
+
+    All sides run in turns in every round. Printed are medians, and how many times as long as ours the others take; but
+    nothing where the sides' losses or gradients differ. Needs a clone of the repository, and TRL.
+    """
+    root = _checkout("benchmarks/run.py")
+    if importlib.util.find_spec("trl") is None:
+        raise Sentence('TRL is not installed: pip install "trl>=1.16"', 1)
+    sys.path.insert(0, str(root))
+    import torch
+    from tqdm import tqdm
+    from transformers.utils import logging
+
+    from benchmarks import run
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    tasks = {name: task for name, task in run.tasks(model).items() if name.startswith(only or ("",))}
+    if not tasks:
+        raise ValueError(f"--only matches nothing of {', '.join(run.tasks(model))}")
+    rows = []
+    for name in (bar := tqdm(tasks, unit="task")):
+        bar.set_description(name)
+        try:
+            found = tasks[name](repeats)
+        except RuntimeError as refused:  # the sides do not do the same work: the others are still worth measuring
+            click.echo(f"{name}: no ratio. {refused}", err=True)
+            continue
+        rows += found
+        if save:
+            run.save(found, repeats, run.FOLDER / "results.json")
+    click.echo(run.table(rows))
+    if len(rows) == 0:
+        raise Sentence("nothing could be compared", 1)
 
 
 main.add_command(train)

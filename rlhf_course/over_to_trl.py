@@ -111,13 +111,15 @@ def _quietly() -> Iterator[None]:
 
 
 @_quietly()
-def trl_trainer(trainer: Trainer, folder: str | Path):
+def trl_trainer(trainer: Trainer, folder: str | Path, own_answers: bool = False, **changes: Any):
     """TRL's trainer of the same method, on a copy of the model as it is now, with the same settings and batches.
 
     Args:
         trainer: one of our trainers in `METHODS`, whose rows fill whole batches.
         folder: an empty folder that stays as long as TRL's trainer is used: for a copy of the model, from which TRL
             loads its reference, and for what TRL writes.
+        own_answers: GRPO's policy draws its answers by TRL's sampler, not by ours with our random numbers.
+        changes: other settings of TRL's config; those that the method does not have are left out.
     """
     from datasets import Dataset
 
@@ -128,11 +130,11 @@ def trl_trainer(trainer: Trainer, folder: str | Path):
     model = _copied(trainer.model, Path(folder))
     other = getattr(trl(), type(trainer).__name__)(
         model=model,
-        args=trl_config(trainer, folder),
+        args=trl_config(trainer, folder, **changes),
         train_dataset=Dataset.from_list([{name: row[name] for name in COLUMNS[type(trainer)]} for row in rows]),
         processing_class=trainer.tokenizer,
         optimizers=_optimizer(trainer, model),
-        **(_our_answers(trainer) if isinstance(trainer, GRPOTrainer) else {}),
+        **_rewards(trainer, own_answers),
     )
     if not isinstance(trainer, GRPOTrainer):
         # Our token ids. TRL's differ where a chat template writes on after an answer's end, where an answer was cut
@@ -142,8 +144,8 @@ def trl_trainer(trainer: Trainer, folder: str | Path):
     return other
 
 
-def trl_config(trainer: Trainer, folder: str | Path):
-    """TRL's config with our trainer's settings: both call them by the same names."""
+def trl_config(trainer: Trainer, folder: str | Path, **changes: Any):
+    """TRL's config with our trainer's settings, both call them by the same names, and with `changes`."""
     args = trainer.args
     for name in ("packing", "reference_free"):
         if getattr(args, name, False):
@@ -153,6 +155,7 @@ def trl_config(trainer: Trainer, folder: str | Path):
     config = getattr(trl(), type(args).__name__)
     theirs = {field.name for field in fields(config)}
     settings = {name: value for name, value in args.to_dict().items() if name in theirs - _WORKED_OUT}
+    settings |= {name: value for name, value in changes.items() if name in theirs}
     if "disable_dropout" in theirs:
         settings["disable_dropout"] = True
     if isinstance(trainer, GRPOTrainer):
@@ -214,6 +217,13 @@ def _ids(trainer: Trainer, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_ids": prompt, "chosen_ids": row["chosen_ids"], "rejected_ids": row["rejected_ids"]}
     ids = {"completion_ids": row["completion_ids"], "KL_completion_ids": row["mismatched_ids"]}
     return {"prompt_ids": prompt, "label": row["label"], **ids}
+
+
+def _rewards(trainer: Trainer, own_answers: bool) -> dict[str, Any]:
+    """What TRL's GRPO asks for its rewards, and with what it samples; nothing for the other methods."""
+    if not isinstance(trainer, GRPOTrainer):
+        return {}
+    return {"reward_funcs": trainer.reward_funcs} if own_answers else _our_answers(trainer)
 
 
 def _our_answers(trainer: GRPOTrainer) -> dict[str, Any]:
