@@ -18,7 +18,7 @@ from rlhf_course.logprobs import sequence_logps
 from rlhf_course.models import RewardModel
 from rlhf_course.models.scoring import CompletionLogps
 from rlhf_course.trainers.rollout import sample_rollout, score_rollout
-from rlhf_course.trainers.sft import to_device
+from rlhf_course.trainers.support import to_device
 
 
 @dataclass(frozen=True)
