@@ -111,7 +111,9 @@ def frontier(
                         "answers": 0 if direct else STEPS * 64,
                     }
                 )
-    return Table("choosing.frontier", _settings(seeds, comparisons=comparisons), rows)
+    columns = list(rows[0])
+    in_order = [{column: row[column] for column in columns} for row in rows]
+    return Table("choosing.frontier", _settings(seeds, comparisons=comparisons), in_order)
 
 
 def systems(seeds: Sequence[int] = SEEDS, names: Sequence[str] = tuple(RECIPES), scale: float = 1.0) -> Table:
