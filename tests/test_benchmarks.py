@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("trl", minversion="1.16", reason='needs TRL: pip install "trl>=1.16"')
 
-from benchmarks import generation, memory, online, run, steps, training
+from benchmarks import floor, generation, memory, online, run, steps, training
 from benchmarks.parity import NotTheSame, check_close, check_parity
 from benchmarks.race import OURS, race
 from rlhf_course.cli import main
@@ -47,6 +47,11 @@ def test_a_step_of_grpo_is_taken_apart():
 def test_ppo_against_grpo_runs():
     (sides,) = cases_of(online.ppo_against_grpo(1, answers=8, steps=2)).values()
     assert list(sides) == ["PPO, four passes", "PPO, one pass", OURS]
+
+
+def test_a_step_has_a_floor():
+    took, forward, backward = floor.shares(TOY)
+    assert took > 0 and 0 < forward and 0 < backward and forward + backward < 1
 
 
 def test_the_samplers_run():
