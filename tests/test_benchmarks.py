@@ -21,6 +21,14 @@ TOY = training.Case("dpo", "tiny", 8, 2)
 METHODS = ("sft", "reward", "dpo", "kto", "grpo")
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before():
+    """The command sets torch's threads; with others, a training elsewhere ends with other last digits."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def cases_of(results):
     by_case = {}
     for result in results:
