@@ -4,15 +4,17 @@ Run it as `python -m benchmarks.floor`. Processor time on one thread, so that ot
 """
 
 import time
-from contextlib import contextmanager
+from functools import partial
 
 import click
 import torch
 from transformers.utils import logging
 
+from benchmarks.race import calls_timed
 from benchmarks.training import Case, make
 
 METHODS = ("sft", "reward", "dpo", "kto")
+_seconds_in = partial(calls_timed, clock=time.process_time)
 
 
 def shares(case: Case) -> tuple[float, float, float]:
@@ -22,31 +24,12 @@ def shares(case: Case) -> tuple[float, float, float]:
         trainer.precompute_reference()  # once a run, so no part of a step
     body = next(module for module in trainer.model.modules() if hasattr(module, "embed_tokens"))
     with (
-        seconds_in(body, "forward") as forward,
-        seconds_in(trainer, "backward") as backward,
-        seconds_in(trainer, "step") as step,
+        _seconds_in(body, "forward") as forward,
+        _seconds_in(trainer, "backward") as backward,
+        _seconds_in(trainer, "step") as step,
     ):
         trainer.train()
     return 1000 * sum(step) / len(step), sum(forward) / sum(step), sum(backward) / sum(step)
-
-
-@contextmanager
-def seconds_in(thing, name: str):
-    """A list that fills with the processor seconds of each call of the method `name` of `thing`."""
-    seconds: list[float] = []
-    method = getattr(thing, name)
-
-    def timed(*args, **kwargs):
-        began = time.process_time()
-        found = method(*args, **kwargs)
-        seconds.append(time.process_time() - began)
-        return found
-
-    setattr(thing, name, timed)
-    try:
-        yield seconds
-    finally:
-        delattr(thing, name)
 
 
 @click.command(help="Say how much of a step is the model's own work.")

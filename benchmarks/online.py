@@ -2,11 +2,9 @@
 
 import copy
 import statistics
-import time
-from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.race import OURS, Result, race, steps_timed
+from benchmarks.race import OURS, Result, calls_timed, race, steps_timed
 from benchmarks.steps import trainer_of
 from benchmarks.training import THEIRS, Case, policy, rows
 from rlhf_course.models import load_reward_model
@@ -58,23 +56,3 @@ def _whole(trainer_class: type, args) -> float:
     with calls_timed(trainer, "step") as seconds:
         trainer.train()
     return statistics.median(seconds)
-
-
-@contextmanager
-def calls_timed(thing, name: str):
-    """A list that fills with the seconds of each call of the method `name` of `thing`."""
-    seconds: list[float] = []
-    method = getattr(thing, name)
-
-    def timed(*args, **kwargs):
-        began = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            seconds.append(time.perf_counter() - began)
-
-    setattr(thing, name, timed)
-    try:
-        yield seconds
-    finally:
-        delattr(thing, name)

@@ -28,9 +28,6 @@ class Result:
     milliseconds: float
     ratio: float
 
-    def __str__(self) -> str:
-        return f"{self.case:<44} {self.side:<34} {self.milliseconds:9.1f} ms {self.ratio:6.2f}"
-
     def row(self) -> dict:
         rounded = {"milliseconds": round(self.milliseconds, 2), "ratio": round(self.ratio, 2)}
         return asdict(self) | rounded
@@ -78,3 +75,23 @@ def steps_timed():
         yield seconds
     finally:
         handle.remove()
+
+
+@contextmanager
+def calls_timed(thing, name: str, clock: Callable[[], float] = time.perf_counter):
+    """A list that fills with the seconds of each call of the method `name` of `thing`, by a clock."""
+    seconds: list[float] = []
+    method = getattr(thing, name)
+
+    def timed(*args, **kwargs):
+        began = clock()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds.append(clock() - began)
+
+    setattr(thing, name, timed)
+    try:
+        yield seconds
+    finally:
+        delattr(thing, name)
