@@ -77,7 +77,7 @@ def reproduce(
 def _run(tasks: list[list[Path]], jobs: int) -> Iterator[list[str]]:
     """What is to be said of each task, as it is done."""
     if jobs == 1:
-        yield from map(_measure, tasks)
+        yield from (_measure([part]) for task in tasks for part in task)  # heard of a table at a time
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     fresh = multiprocessing.get_context("spawn")
