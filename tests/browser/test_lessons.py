@@ -3,12 +3,15 @@
 Pictures of every step go to the folder that RLHF_COURSE_SCREENSHOTS names. Look at them when the look may have changed.
 """
 
+import html
 import inspect
+import re
 from dataclasses import dataclass
 
 import pytest
 
 from rlhf_course.learn.catalogue import exercises
+from rlhf_course.learn.question import as_html
 from rlhf_course.learn.quiz_widget import bank
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -170,8 +173,13 @@ def page(lesson, open_notebook):
 
 
 def plain(text):
-    """Text without its line breaks and marks of code, as the page shows it or as the bank has it."""
-    return " ".join(text.replace("`", "").split())
+    """Text of a page without its line breaks."""
+    return " ".join(text.split())
+
+
+def as_read(text):
+    """Text of the bank as a reader of the page sees it: its marks of code, bold and emphasis are looks, not letters."""
+    return plain(html.unescape(re.sub("<[^>]*>", "", as_html(text))))
 
 
 def test_it_opens_undisturbed_and_run_all_reaches_the_end_without_an_error(page):
@@ -184,18 +192,18 @@ def test_a_quiz_is_answered_wrong_then_right_by_keyboard(page, lesson):
     question = bank()[lesson.quiz]
     place = page.index(f'quiz("{lesson.quiz}")')
     shown = [plain(text) for text in page.cell(place).locator("ol li").all_text_contents()]
-    assert sorted(shown) == sorted(plain(option.text) for option in question.options)
+    assert sorted(shown) == sorted(as_read(option.text) for option in question.options)
     alert = page.cell(place).locator("[role=alert]")
     for correct, key in ((False, "Space"), (True, "Enter")):
         option = next(option for option in question.options if option.correct == correct)
-        number = shown.index(plain(option.text))
+        number = shown.index(as_read(option.text))
         page.tab_to(place, "input[type=radio]", number)
         page.page.keyboard.press("Space")
         page.tab_to(place, "button")
         page.page.keyboard.press(key)
         verdict = f"✓ Right: {number + 1}." if correct else f"✗ Not {number + 1}."
         alert.filter(has_text=verdict).wait_for()
-        assert plain(option.why) in plain(alert.text_content())
+        assert as_read(option.why) in plain(alert.text_content())
         page.cell(place)
         page.picture(f"3-quiz-{'right' if correct else 'wrong'}")
 
