@@ -76,8 +76,18 @@ def _log_alone(distance, gold, method):
     return tuple(_least_squares([distance, -bend], gold))
 
 
+def _log_of_0(distance, gold, method):
+    bend = distance**2 if method == "bon" else distance * distance.log()
+    return tuple(_least_squares([distance, -bend], gold))
+
+
 def _same_law(distance, gold, method):
     return fit(distance, gold, "bon")
+
+
+def _bracket_alone(distance, gold, method):
+    bend = distance if method == "bon" else torch.where(distance > 0, distance, 1.0).log()
+    return tuple(_least_squares([torch.ones_like(distance), -bend], gold))
 
 
 def _of_kl(distance, gold, method):
@@ -115,6 +125,28 @@ _FIT = Exercise(
             "log d alone is neither of them.",
         ),
         Mistake(
+            "0 · log 0",
+            _log_of_0,
+            "At the start d is 0, and there d.log() is −∞ and 0 · −∞ is NaN, with which least squares cannot count. In "
+            "truth d·log d goes to 0 with d: that is the number which belongs there.",
+        ),
+        Mistake(
+            "the bracket alone",
+            _bracket_alone,
+            "You fit the bracket, α − β·…, to the gold. In both laws d stands in front of it: multiply it out, and "
+            "both columns hold a d.",
+        ),
+        Mistake(
+            "the laws exchanged",
+            lambda distance, gold, method: fit(distance, gold, "rl" if method == "bon" else "bon"),
+            'You have each law under the other\'s name. "bon" is the one without a logarithm.',
+        ),
+        Mistake(
+            "β first",
+            lambda distance, gold, method: fit(distance, gold, method)[::-1],
+            "Both numbers are right, and come the other way round: α first, then β.",
+        ),
+        Mistake(
             "one law for both",
             _same_law,
             "Best-of-n comes out right, RL does not: you fit a parabola to it. RL travels much further for the same "
@@ -125,6 +157,11 @@ _FIT = Exercise(
             _of_kl,
             "You square the distance. `distance` is √KL already: it is d that both laws are written in, because gold "
             "is nearly straight in d at the start.",
+        ),
+        Mistake(
+            "the root of the root",
+            lambda distance, gold, method: fit(distance.sqrt(), gold, method),
+            "You take a root once more. `distance` is d = √KL already.",
         ),
         Mistake(
             "divided by d first",
@@ -201,6 +238,20 @@ _PEAK = Exercise(
             "equation does it end up?",
         ),
         Mistake(
+            "β on the logarithm alone",
+            lambda alpha, beta, method: (
+                math.inf if beta <= 0 else alpha / (2 * beta) if method == "bon" else math.exp((alpha - 1) / beta)
+            ),
+            "The derivative of βd·log d is β(log d + 1): β multiplies the 1 as well as the logarithm.",
+        ),
+        Mistake(
+            "the logarithm of the peak",
+            lambda alpha, beta, method: (
+                math.inf if beta <= 0 else alpha / (2 * beta) if method == "bon" else alpha / beta - 1
+            ),
+            "For RL you have found log d at the peak. The question is d itself.",
+        ),
+        Mistake(
             "a peak where there is none",
             lambda alpha, beta, method: (
                 (alpha / (2 * beta) if beta else math.inf)
@@ -237,6 +288,12 @@ def _ensemble_cases(stream):
     ]
 
 
+def _over_everything(scores, method, weight):
+    if method == "wco":
+        return scores.min()
+    return scores.mean() - (weight * scores.var(correction=0) if method == "uwo" else 0)
+
+
 def _with(**wrong):
     def function(scores, method, weight):
         if method in wrong:
@@ -259,6 +316,12 @@ _ENSEMBLE = Exercise(
             "from its column.",
         ),
         Mistake(
+            "one reward for all",
+            _over_everything,
+            "You make one number out of the whole table. Every answer has a reward of its own: work along the members, "
+            "dim 0, and leave the batch.",
+        ),
+        Mistake(
             "divided by K − 1",
             _with(uwo=lambda scores, weight: scores.mean(0) - weight * scores.var(0, correction=1)),
             "Your variance is that of a sample, divided by K − 1. The members are all there are, not a sample of "
@@ -269,6 +332,12 @@ _ENSEMBLE = Exercise(
             _with(uwo=lambda scores, weight: scores.mean(0) - weight * scores.std(0, correction=0)),
             "You take off the standard deviation. UWO takes off the variance, its square: a small quarrel among "
             "members costs next to nothing, a large one much.",
+        ),
+        Mistake(
+            "a sample's spread",
+            _with(uwo=lambda scores, weight: scores.mean(0) - weight * scores.std(0)),
+            "You take off the standard deviation, and torch's divides by K − 1. UWO takes off the variance, its "
+            "square, divided by the number of members: correction=0.",
         ),
         Mistake(
             "rewarded for quarrelling",
@@ -287,6 +356,12 @@ _ENSEMBLE = Exercise(
             _with(wco=lambda scores, weight: scores[scores.mean(1).argmin()]),
             "You look for the member that is strictest on average and follow it alone. The worst case is chosen anew "
             "for every answer.",
+        ),
+        Mistake(
+            "values and indices",
+            _with(wco=lambda scores, weight: scores.min(dim=0)),
+            "torch.min with a dim returns a pair, the lowest values and the places where they stand. The reward is the "
+            "first of the two, .values; or take amin, which returns nothing else.",
         ),
         Mistake(
             "indices",

@@ -88,14 +88,16 @@ def _panel(
 ) -> str:
     """Proxy and gold of one setting, counted from the SFT model; gold of the others in grey. Returns a sentence."""
     where = {key: value for key, value in chosen.items() if key != varied}
-    for value in dict.fromkeys(table.values(varied, **where)) if varied else ():
-        axes.plot(*_path(table, "gold", {**where, varied: value}), color="0.82", linewidth=1, zorder=0)
+    for number, value in enumerate(dict.fromkeys(table.values(varied, **where)) if varied else ()):
+        label = None if number else "gold, the other settings"
+        axes.plot(*_path(table, "gold", {**where, varied: value}), color="0.82", linewidth=1, zorder=0, label=label)
     proxy, gold = (_path(table, column, chosen, last) for column in ("proxy", "gold"))
     axes.plot(*proxy, color=COLOURS["reward model"], label="the reward model's score")
     axes.plot(*gold, "--", color=COLOURS["gold"], label="gold, the truth")
     peak, end = int(np.argmax(gold[1])), len(gold[1]) - 1
-    axes.plot(gold[0][peak], gold[1][peak], "o", color=COLOURS["gold"])
     turned = gold[1][peak] - gold[1][end] > 0.1
+    if turned:
+        axes.plot(gold[0][peak], gold[1][peak], "o", color=COLOURS["gold"])
     verdict = f"gold peaks at {gold[0][peak] ** 2:.1f} nats" if turned else "gold has not turned"
     axes.set_title(f"{name}: {verdict}", loc="left", fontsize=9, color=COLOURS[colour])
     return (
