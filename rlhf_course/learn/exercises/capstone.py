@@ -41,8 +41,12 @@ def _format_cases(stream):
         Case("the wrong tags", (["<Answer>12</Answer>", "[answer]12[/answer]", "</answer>12<answer>"],)),
         Case("an open tag in the thoughts", (["I shall write <answer> and then <answer>12</answer>"],)),
         Case("no completion at all", ([],)),
-        Case("an empty one", (["", " "],)),
+        Case("two empty ones, and one with an end too many", (["", " ", "<answer>12</answer> or 13</answer>"],)),
     ]
+
+
+def _opened_once(text):
+    return text.count("<answer>") == 1 and text.rstrip().endswith("</answer>")
 
 
 def _pattern(pattern, flags=re.DOTALL, match=re.fullmatch):
@@ -73,10 +77,25 @@ _FORM = Exercise(
             "and a model that is paid for it will write twenty.",
         ),
         Mistake(
+            "digits between two tags",
+            _pattern(r"<answer>\d+</answer>", match=re.search),
+            "Digits between two tags are a beginning. Now ask the contract about the rest: may the number be below "
+            "zero? May white space stand inside? A second pair of tags in the text? More words after the last one?",
+        ),
+        Mistake(
             "the last one counts",
             _pattern(r".*<answer>\s*-?\d+\s*</answer>\s*"),
             "You check how the text ends. What stands before may be other answers in tags of their own: a list of "
             "guesses whose last one fits is not one answer.",
+        ),
+        Mistake(
+            "an end too many",
+            lambda completions: [
+                float(re.search(r"<answer>\s*-?\d+\s*</answer>", text) is not None and _opened_once(text))
+                for text in completions
+            ],
+            "You count the opening tags and look at the end. A second </answer> passes unseen, with another guess "
+            "before it: one pair means one of each.",
         ),
         Mistake(
             "anything between the tags",
@@ -228,6 +247,8 @@ def _plain(result):
     There is more than one honest 95 % interval. Who has Clopper and Pearson's, or a Bayesian one, is right too.
     """
     wanted = ("win_rate", "low", "high", "n", "length_before", "length_after")
+    if not isinstance(result, dict):
+        return result
     result = {name: float(result[name]) for name in wanted if name in result}
     if len(result) == len(wanted) and result["n"] >= 1 and 0 <= result["win_rate"] <= 1:
         wilson = wilson_interval(result["win_rate"] * result["n"], int(result["n"]))
@@ -268,6 +289,14 @@ def _asks_again(before, after, judge, prompts):
     return {"win_rate": rate, "low": low, "high": high, "n": len(gaps), "length_before": old, "length_after": new}
 
 
+def _interval_of_wins(before, after, judge, prompts):
+    pairs = [(prompt, before(prompt), after(prompt)) for prompt in prompts]
+    wins = sum(judge(prompt, new) > judge(prompt, old) for prompt, old, new in pairs)
+    right = {prompt: (old, new) for prompt, old, new in pairs}
+    result = evaluate(lambda prompt: right[prompt][0], lambda prompt: right[prompt][1], judge, prompts)
+    return result | dict(zip(("low", "high"), wilson_interval(wins, len(pairs))))
+
+
 _EVALUATE = Exercise(
     id="capstone.evaluate",
     reference=capstone.evaluate,
@@ -304,6 +333,18 @@ _EVALUATE = Exercise(
             _with(wins=lambda gaps: sum(gap > 0 for gap in gaps), n=lambda gaps: sum(gap != 0 for gap in gaps)),
             "You leave out the prompts on which the two are equal. That they are equal on most prompts is what a "
             "reader would want to know.",
+        ),
+        Mistake(
+            "a rate in place of wins",
+            _with(interval=wilson_interval),
+            "You give wilson_interval the rate. It asks for the number of wins: with a rate of 0.75 it thinks that not "
+            "even one game was won.",
+        ),
+        Mistake(
+            "ties left out of the interval",
+            _interval_of_wins,
+            "Your rate counts a tie half, your interval not at all: it was given the wins alone. Both must speak of "
+            "the same number.",
         ),
         Mistake(
             "before against after",

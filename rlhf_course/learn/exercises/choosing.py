@@ -58,6 +58,11 @@ _RATE = Exercise(
             "would add up to more than 1.",
         ),
         Mistake(
+            "a count",
+            lambda a, b: ((a > b).sum() + 0.5 * (a == b).sum()).item(),
+            "You return how many games A has won. A rate is their share: divide by the number of games.",
+        ),
+        Mistake(
             "ties are thrown out",
             lambda a, b: ((a > b).sum() / (a != b).sum()).item(),
             "You leave the ties out and divide by the rest. That makes two policies that are nearly the same look far "
@@ -178,6 +183,11 @@ _FRONTIER = Exercise(
             _twins_kill_each_other,
             "Two policies with the same KL and the same gold throw each other out, and then nobody stands for them. A "
             "rival has to be better in at least one of the two.",
+        ),
+        Mistake(
+            "who is beaten",
+            lambda kl, gold: ~frontier(kl, gold),
+            "True stands where a policy is beaten. The frontier is made of the others.",
         ),
         Mistake(
             "more KL is better",
