@@ -71,6 +71,8 @@ def _tensor_difference(expected: Tensor, got: Any, tolerance: float | None) -> s
         return "it returned None: is there a `return` on every path?"
     if isinstance(got, bool | int | float | np.number):
         got = torch.tensor(float(got) if expected.is_floating_point() else got, device=expected.device)
+    if isinstance(got, tuple) and hasattr(got, "values"):
+        return "expected a tensor, got the pair of values and indices that torch returns: take its .values"
     if not isinstance(got, Tensor):
         return f"expected a tensor, got {type(got).__name__}"
     if got.shape != expected.shape:

@@ -112,6 +112,19 @@ def test_a_mistake_is_recognised_however_it_is_spelt(id, function, mistake):
     assert grade(id, function).mistake == mistake
 
 
+def test_what_the_listed_mistakes_warn_of_is_not_shown(recwarn, capfd):
+    def double(scores, method, weight):
+        return 2 * scores.mean(dim=0)
+
+    def nothing_learnt(distance, gold, method):
+        return 0.0, 0.0
+
+    assert grade("overoptimization.ensemble_reward", double).outcome == "failed"
+    assert grade("overoptimization.fit_overoptimization", nothing_learnt).outcome == "failed"
+    assert not recwarn.list
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_unlisted_wrong_answer_fails_with_the_values():
     result = grade("reward_model.reward_loss", lambda c, r: ((c - r) ** 3).mean())
     assert (result.outcome, result.mistake) == ("failed", None)
@@ -124,6 +137,7 @@ def test_an_unlisted_wrong_answer_fails_with_the_values():
     [
         (lambda c, r: None, "returned None"),
         (lambda c, r: [1.0], "expected a tensor, got list"),
+        (lambda c, r: c.min(dim=0), "take its .values"),
         (lambda c, r: c - r, "expected shape (), got (2,)"),
         (lambda c, r: reference(c, r).item(), "the value is right; the gradient"),
     ],

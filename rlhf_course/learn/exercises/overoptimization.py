@@ -57,7 +57,12 @@ def _fit_cases(stream):
 
 
 def _least_squares(columns, gold):
-    return torch.linalg.lstsq(torch.stack(columns, dim=1), gold.unsqueeze(1)).solution.squeeze(1).tolist()
+    columns = torch.stack(columns, dim=1)
+    if columns.isfinite().all():
+        return torch.linalg.lstsq(columns, gold.unsqueeze(1)).solution.squeeze(1).tolist()
+    if torch.backends.mkl.is_available():  # it refuses, and says so on the learner's screen
+        raise RuntimeError("least squares over numbers that are not finite")
+    return [math.nan] * columns.shape[1]
 
 
 def _with_intercept(distance, gold, method):
@@ -172,7 +177,7 @@ _FIT = Exercise(
         ),
     ],
     hints=[
-        "Both laws are straight in α and β: R = α·(something) − β·(something else). Least squares does the rest.",
+        "Both laws are linear in α and β: R = α·(something) − β·(something else). Least squares does the rest.",
         "The columns are d and −d² for best-of-n, d and −d·log d for RL. No column of ones: R(0) = 0.",
         "torch.linalg.lstsq(columns, gold.unsqueeze(1)).solution, with columns = torch.stack([d, −bend], dim=1). "
         "torch.special.xlogy(d, d) is d·log d, and 0 at 0.",

@@ -88,7 +88,9 @@ class BreakIt(Lab):
     def __init__(self):
         self.choice = ipywidgets.RadioButtons(description="I predict:", options=[])
         self.live_button = ipywidgets.Button(description="Run it live")
-        self.stored_button = ipywidgets.Button(description="Show the stored runs")
+        self.stored_button = ipywidgets.Button(
+            description="Show the stored runs", layout=ipywidgets.Layout(width="180px")
+        )
         self.bar = ipywidgets.IntProgress(value=0, min=0, max=1, layout=ipywidgets.Layout(width="220px"))
         self.text, self.feedback = ipywidgets.HTML(), ipywidgets.HTML()
         self.live_button.on_click(self._run)
