@@ -9,8 +9,8 @@ from rlhf_course.learn.question import Option, Question
 
 def _estimator(stream: Random) -> Question:
     """k3 of a token from its two log-probabilities; the wrong options are the other estimators and the inversion."""
-    ref = -stream.randint(8, 30) / 10
-    d = stream.choice([-1.2, -0.8, -0.5, 0.5, 0.8, 1.2, 1.5])
+    ref = -stream.randint(16, 30) / 10
+    d = stream.choice([-1.2, -0.8, -0.5, 0.5, 0.8, 1.2, 1.5])  # no log-probability gets above 0
     logp = round(ref + d, 1)
     right, sign = expm1(-d) + d, "+" if d > 0 else "−"
     return Question(

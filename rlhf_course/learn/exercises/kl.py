@@ -107,10 +107,21 @@ _ESTIMATE = Exercise(
             "mean of |d| is something else, and much larger.",
         ),
         Mistake(
+            "k1 cut off at 0",
+            _with(k1=lambda d: d.clamp(min=0)),
+            "You set negative k1 to 0. They have to stay: only with them does the average come out as the KL. The "
+            "estimators that are never negative are the other two.",
+        ),
+        Mistake(
             "weighted by the probability",
             lambda logps, ref_logps, estimator: logps.exp() * kl.kl_estimate(logps, ref_logps, estimator),
             "You weigh each sample by its probability. The sum over all words needs that weight; samples have it "
             "already, since likely tokens come up more often.",
+        ),
+        Mistake(
+            "sum",
+            lambda logps, ref_logps, estimator: kl.kl_estimate(logps, ref_logps, estimator).sum(),
+            "You add everything up. One number for each token is wanted; what is done with them comes later.",
         ),
         Mistake(
             "mean",
@@ -173,6 +184,12 @@ _TILT = Exercise(
             "The weights are right and do not add up to 1. What is left is the Z of the derivation.",
         ),
         Mistake(
+            "rewards normalised alone",
+            lambda ref_probs, rewards, beta: ref_probs * torch.softmax(rewards / beta, dim=-1),
+            "You normalise the rewards first and multiply by the reference afterwards: the product does not add up to "
+            "1. Z is the sum of π_ref·exp(r/β), so the reference has to be inside when you divide.",
+        ),
+        Mistake(
             "overflow",
             _overflowing,
             "Right on paper, but exp(r/β) is infinite for a small β or a large reward, and ∞/∞ is not a number. "
@@ -183,6 +200,22 @@ _TILT = Exercise(
             lambda ref_probs, rewards, beta: torch.softmax(ref_probs + rewards / beta, dim=-1),
             "You add probabilities inside the softmax. What stands there is an exponent: for the reference to come out "
             "as a factor, its logarithm has to go in.",
+        ),
+        Mistake(
+            "reference divided by β",
+            lambda ref_probs, rewards, beta: torch.softmax((ref_probs.log() + rewards) / beta, dim=-1),
+            "You divide the reference's logarithm by β, too. Then a small β sharpens the reference itself. β is the "
+            "price is what turns a reward into nats: only r is divided by it.",
+        ),
+        Mistake(
+            "β ignored",
+            lambda ref_probs, rewards, beta: torch.softmax(ref_probs.log() + rewards, dim=-1),
+            "Yours is right at β = 1 and the same at every other price. Where does β stand in π*?",
+        ),
+        Mistake(
+            "logarithms",
+            lambda ref_probs, rewards, beta: torch.log_softmax(ref_probs.log() + rewards / beta, dim=-1),
+            "Right, but these are the logarithms of the probabilities. Probabilities are asked for.",
         ),
         Mistake(
             "sign of the reward",
@@ -238,6 +271,17 @@ _BEST_OF_N = Exercise(
             lambda n: math.log(n) + (n - 1) / n,
             "For n = 1 there is no choice, and yours is 0 as it should be; but beyond that it is above ln n, the most "
             "there can be. Look at the sign of the second term.",
+        ),
+        Mistake(
+            "n − 1 without its n",
+            lambda n: math.log(n) - (n - 1),
+            "At n = 2 yours is negative, and a divergence never is. The second term is a share, from 0 to 1: what is "
+            "n − 1 divided by? (Mind the brackets, too.)",
+        ),
+        Mistake(
+            "sign of the whole",
+            lambda n: (n - 1) / n - math.log(n),
+            "Yours is negative for every n above 1, and a divergence never is. Which of the two terms is the larger?",
         ),
         Mistake(
             "fraction upside down",
@@ -317,6 +361,23 @@ _CONTROLLER = Exercise(
             lambda beta, kl, target, n, horizon: beta * (1 + _clip(kl / target - 1)),
             "Your β moves by up to 20 % after every batch, however small the batch is. A batch of n answers is a "
             "share n/horizon of the evidence.",
+        ),
+        Mistake(
+            "batch size left out",
+            lambda beta, kl, target, n, horizon: beta * (1 + _clip(kl / target - 1) / horizon),
+            "You count the batch as a single answer. The horizon is in answers: a batch of n is n of them.",
+        ),
+        Mistake(
+            "no 1 in the factor",
+            lambda beta, kl, target, n, horizon: beta * _clip(kl / target - 1) * n / horizon,
+            "On the target your new β is 0, and below it negative. There β should stay as it is: the error is the "
+            "*change*, as a share of β.",
+        ),
+        Mistake(
+            "min and max exchanged",
+            lambda beta, kl, target, n, horizon: beta * (1 + min(-0.2, max(0.2, kl / target - 1)) * n / horizon),
+            "Your error is −0.2 whatever the KL is: min(−0.2, …) cannot be more. Which of min and max goes with the "
+            "upper limit?",
         ),
         Mistake(
             "horizon over batch",
