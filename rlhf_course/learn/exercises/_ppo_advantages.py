@@ -1,9 +1,10 @@
-"""The first three exercises of lesson 05: the score spread over tokens, GAE, whitening."""
+"""The first two exercises of lesson 05: the score spread over tokens, and GAE."""
 
 import torch
 
-from rlhf_course import advantages, logprobs
+from rlhf_course import advantages
 from rlhf_course.learn.catalogue import Case, Exercise, Mistake
+from rlhf_course.learn.exercises._ppo_whitening import masked_whiten
 
 
 def kl_shaped_rewards(scores, logps, ref_logps, mask, beta):
@@ -20,14 +21,6 @@ def gae(rewards, values, mask, gamma, lam):
         advantages[:, t] = (delta + gamma * lam * next_advantage) * mask[:, t]
         next_value, next_advantage = values[:, t] * mask[:, t], advantages[:, t]
     return advantages, (advantages + values) * mask
-
-
-def masked_whiten(x, mask):
-    mask = mask.to(x.dtype)
-    n = mask.sum()
-    mean = (x * mask).sum() / n
-    variance = ((x - mean).square() * mask).sum() / (n - 1).clamp(min=1)
-    return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
 def _mask(lengths, width):
@@ -84,6 +77,22 @@ def _second_to_last(mask):
     return moved
 
 
+def _replaced(scores, logps, ref_logps, mask, beta):
+    last = mask * (mask.flip(1).cumsum(1).flip(1) == 1)
+    return torch.where(last == 1, scores[:, None], -beta * (logps - ref_logps) * mask)
+
+
+def _all_at_the_end(scores, logps, ref_logps, mask, beta):
+    last = mask * (mask.flip(1).cumsum(1).flip(1) == 1)
+    return last * (scores - beta * ((logps - ref_logps) * mask).sum(1))[:, None]
+
+
+def _behind_the_end(scores, logps, ref_logps, mask, beta):
+    rewards = -beta * (logps - ref_logps) * mask
+    rewards[torch.arange(len(scores)), mask.sum(1)] += scores
+    return rewards
+
+
 _SHAPED = Exercise(
     id="ppo.kl_shaped_rewards",
     reference=advantages.kl_shaped_rewards,
@@ -109,6 +118,35 @@ _SHAPED = Exercise(
             "stands there is never looked at: its score is lost. Where does this row end?",
         ),
         Mistake(
+            "score in the last column, then masked",
+            _shaped(place=lambda mask: _last_column(mask) * mask),
+            "Only the longest answers get their score in yours. It stands in the last column, and for the others the "
+            "mask then wipes it out. Where does each row end?",
+        ),
+        Mistake(
+            "score in place of the price",
+            _replaced,
+            "On the last token your score *replaces* what the KL costs there. Both are paid: the score is added.",
+        ),
+        Mistake(
+            "price at the end",
+            _all_at_the_end,
+            "You charge an answer's whole KL at its last token. The sum is right, but each token is to pay for its own "
+            "drift, where it arises.",
+        ),
+        Mistake(
+            "one number an answer",
+            lambda scores, logps, ref_logps, mask, beta: scores - beta * ((logps - ref_logps) * mask).sum(1),
+            "That is what each answer earns in all, (B,). Here it is to be spread over the tokens, (B, T), each with "
+            "what it is paid.",
+        ),
+        Mistake(
+            "score shared out",
+            _shaped(place=lambda mask: mask / mask.sum(1, keepdim=True)),
+            "You give every token an equal part of the score. Which token deserves what is for the advantages to find "
+            "out; paid is the score once, when the answer is done.",
+        ),
+        Mistake(
             "score on the first token",
             _shaped(place=_first_column),
             "The score comes when the answer is done. Which token's choice completed it?",
@@ -124,6 +162,18 @@ _SHAPED = Exercise(
             _shaped(kl=lambda new, ref: torch.zeros_like(new)),
             "Your rewards hold the score and no KL. With β = 0 that is right; what is to keep the policy near the "
             "reference otherwise?",
+        ),
+        Mistake(
+            "β left out",
+            lambda scores, logps, ref_logps, mask, beta: advantages.kl_shaped_rewards(
+                scores, logps, ref_logps, mask, 1.0
+            ),
+            "β changes nothing in yours: a nat always costs 1. How much of the score does one nat cost?",
+        ),
+        Mistake(
+            "one place behind the end",
+            _behind_the_end,
+            "mask.sum(1) counts the real tokens. Positions are counted from 0, so the last one stands one before that.",
         ),
         Mistake(
             "squared log-ratio",
@@ -189,6 +239,33 @@ def _gae(delta=None, carry=None, returns=None, masked=True):
     return function
 
 
+def _bootstrapped(rewards, values, mask, gamma, lam):
+    rewards = torch.cat([rewards[:, :-1], rewards[:, -1:] + gamma * values[:, -1:]], dim=1)
+    return gae(rewards, values, mask, gamma, lam)
+
+
+def _backwards_or_not(rewards, values, next_values, mask, factor, columns):
+    deltas, found, carried = (rewards + next_values - values) * mask, torch.zeros_like(rewards), 0.0
+    for t in columns:
+        carried = deltas[:, t] + factor * carried
+        found[:, t] = carried
+    return found * mask, (found + values) * mask
+
+
+def _shifted(x):
+    return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], dim=1)
+
+
+def _forwards(rewards, values, mask, gamma, lam):
+    next_values = gamma * _shifted(values * mask)
+    return _backwards_or_not(rewards, values, next_values, mask, gamma * lam, range(rewards.shape[1]))
+
+
+def _padding_follows(rewards, values, mask, gamma, lam):
+    columns = reversed(range(rewards.shape[1]))
+    return _backwards_or_not(rewards, values, gamma * _shifted(values), mask, gamma * lam, columns)
+
+
 def _whitened(rewards, values, mask, gamma, lam):
     found, _ = gae(rewards, values, mask, gamma, lam)
     white = masked_whiten(found, mask)
@@ -231,16 +308,66 @@ _GAE = Exercise(
             "What is carried back is λ times the later advantage in yours; it is also discounted, by γ.",
         ),
         Mistake(
+            "no γ",
+            lambda rewards, values, mask, gamma, lam: gae(rewards, values, mask, 1.0, lam),
+            "γ changes nothing in yours. It stands twice: in δ before the next value, and beside λ.",
+        ),
+        Mistake(
+            "last value follows itself",
+            _bootstrapped,
+            "In the last column you take its own V for the next one. Behind the end nothing is to come: V is 0 there.",
+        ),
+        Mistake(
+            "forwards",
+            _forwards,
+            "You go from the first token to the last, and so each advantage collects what came *before* it. A_t needs "
+            "A_{t+1}: begin at the end.",
+        ),
+        Mistake(
+            "padding's values count",
+            _padding_follows,
+            "For the last real token your next value is what the critic says of the padding. Behind an answer's end "
+            "nothing is to come: set it to 0 there.",
+        ),
+        Mistake(
             "returns from the rewards",
             _gae(returns=lambda a, v, r: a + r),
             "The critic's target is advantage + V: what was expected and by how much that was wrong. You added the "
             "reward.",
         ),
         Mistake(
+            "returns without the values",
+            _gae(returns=lambda a, v, r: a),
+            "Your returns are the advantages. The critic is to be told what it should have *said*: what it did say, "
+            "and by how much that was wrong.",
+        ),
+        Mistake(
+            "returns are what was paid",
+            _gae(returns=lambda a, v, r: r.flip(1).cumsum(1).flip(1)),
+            "Your returns are the rewards still to come: right at λ = 1 alone. At a smaller λ the target leans on the "
+            "critic as much as the advantages do: R = A + V.",
+        ),
+        Mistake(
+            "returns first",
+            lambda *args: gae(*args)[::-1],
+            "Both are right, and in the wrong order: advantages first, then returns.",
+        ),
+        Mistake(
+            "advantages only",
+            lambda *args: gae(*args)[0],
+            "The advantages are right. The critic's returns are wanted, too: return both, as a pair.",
+        ),
+        Mistake(
             "padding takes part",
             _gae(masked=False),
             "Your recursion starts in the padding: the value predicted there is taken for what follows the last real "
             "token. After an answer's end there is nothing.",
+        ),
+        Mistake(
+            "mask ignored",
+            lambda rewards, values, mask, gamma, lam: gae(rewards, values, torch.ones_like(mask), gamma, lam),
+            "The mask changes nothing in yours: it goes on behind the answers' ends, and hands back what the critic "
+            "says of padding. Nothing is to come there, and both results are 0.",
         ),
         Mistake(
             "whitened already",
@@ -263,88 +390,4 @@ _GAE = Exercise(
     "V.",
 )
 
-
-# ---------------------------------------------------------------------- masked_whiten
-
-
-def _whiten_cases(stream):
-    x = 3 + 2 * torch.randn(4, 5, generator=stream)
-    mask = _mask([5, 1, 3, 4], 5)
-    return [
-        Case("two answers", (torch.tensor([[1.0, 2.0, 9.0], [3.0, 9.0, 9.0]]), _mask([2, 1], 3))),
-        Case("answers of different lengths", (x, mask)),
-        Case("no padding", (x, torch.ones(4, 5, dtype=torch.long))),
-        Case("a mask of booleans", (x, mask.bool())),
-        Case("values that are all the same", (torch.full((2, 3), 0.5), _mask([3, 2], 3))),
-        Case("numbers around a thousand", (x + 1000, mask), tolerance=1e-2),
-    ]
-
-
-def _whiten(over=None, correction=1, spread=None, padding=0.0):
-    def function(x, mask):
-        mask = mask.to(x.dtype)
-        dims = {} if over is None else {"dim": over, "keepdim": True}
-        n = mask.sum(**dims)
-        mean = (x * mask).sum(**dims) / n
-        variance = ((x - mean).square() * mask).sum(**dims) / (n - correction).clamp(min=1)
-        white = (x - mean) * (spread or (lambda v: torch.rsqrt(v + 1e-8)))(variance)
-        return white * mask if padding == 0.0 else white
-
-    return function
-
-
-_WHITEN = Exercise(
-    id="ppo.masked_whiten",
-    reference=logprobs.masked_whiten,
-    answer=masked_whiten,
-    cases=_whiten_cases,
-    mistakes=[
-        Mistake(
-            "padding counts",
-            lambda x, mask: (x - x.mean()) * torch.rsqrt(x.var() + 1e-8) * mask,
-            "Your mean and variance go over the padding too. What stands there is not an advantage of anything.",
-        ),
-        Mistake(
-            "zeros for padding count",
-            lambda x, mask: (x * mask - (x * mask).mean()) * torch.rsqrt((x * mask).var() + 1e-8) * mask,
-            "You set the padding to 0 and then average over it: each 0 pulls the mean towards 0. Divide by the "
-            "number of real tokens.",
-        ),
-        Mistake(
-            "row by row",
-            _whiten(over=1),
-            "You whiten each answer by itself. An answer that is bad from beginning to end then has as many good "
-            "tokens as bad ones. Whom should a token be compared with?",
-        ),
-        Mistake(
-            "divided by the variance",
-            _whiten(spread=lambda v: 1 / (v + 1e-8)),
-            "You divide by the variance; its root is in the unit of x. Double x, and the result should stay the same.",
-        ),
-        Mistake(
-            "population variance",
-            _whiten(correction=0),
-            "Your variance divides by n, this one by n − 1, as torch.var does.",
-        ),
-        Mistake(
-            "spread left as it is",
-            _whiten(spread=lambda v: torch.ones_like(v)),
-            "You took the mean away and left the spread. Whitened, the numbers have variance 1.",
-        ),
-        Mistake(
-            "padding not 0",
-            _whiten(padding=None),
-            "Behind the answers' ends your result is not 0. A loss that forgets the mask would learn from it.",
-        ),
-    ],
-    hints=[
-        "Mean 0 and variance 1, over real tokens alone, of the whole batch.",
-        "n = mask.sum(); the mean is (x * mask).sum() / n. The variance divides by n − 1.",
-        "(x - mean) * torch.rsqrt(variance + 1e-8) * mask",
-    ],
-    reason="Advantages come in the unit of the reward, which has none of its own: a reward model may score from −1 "
-    "to 1 or from −100 to 100. Whitened, a learning rate means the same for both. The mean goes too, so "
-    "that about half of the tokens are praised and half blamed, however generous the judge.",
-)
-
-EXERCISES = [_SHAPED, _GAE, _WHITEN]
+EXERCISES = [_SHAPED, _GAE]

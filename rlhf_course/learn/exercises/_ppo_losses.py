@@ -116,6 +116,71 @@ _CLIP = Exercise(
             "You average within each answer first, and a token of a short answer weighs more. PPO's mean is over "
             "all real tokens of the batch. (GRPO's was the other: lesson 08.)",
         ),
+        Mistake(
+            "mask ignored",
+            _clip(average=lambda x, mask: x.mean()),
+            "The mask changes nothing in yours: padding has a say. Average over the tokens where it is 1.",
+        ),
+        Mistake(
+            "sum",
+            _clip(average=lambda x, mask: (x * mask).sum()),
+            "You add the tokens up. It is a mean over the real ones, so that a larger batch takes no longer steps.",
+        ),
+        Mistake(
+            "no average",
+            _clip(average=lambda x, mask: x * mask),
+            "One number for each token is right so far. Training needs one for the batch.",
+        ),
+        Mistake(
+            "clipped around 0",
+            lambda logps, old_logps, advantages, mask, epsilon=0.2: _mean(
+                -torch.minimum(
+                    (logps - old_logps).exp() * advantages,
+                    (logps - old_logps).exp().clamp(-epsilon, epsilon) * advantages,
+                ),
+                mask,
+            ),
+            "You clip the ratio to ±ε. A token that has not moved has the ratio 1: there the clip has its centre.",
+        ),
+        Mistake(
+            "log-ratio clipped",
+            lambda logps, old_logps, advantages, mask, epsilon=0.2: _mean(
+                -torch.minimum(
+                    (logps - old_logps).exp() * advantages,
+                    (logps - old_logps).clamp(-epsilon, epsilon).exp() * advantages,
+                ),
+                mask,
+            ),
+            "You clip the log-ratio to ±ε and take the exponential afterwards: that gives 0.82 to 1.22 for ε = 0.2. "
+            "It is the ratio that goes from 0.8 to 1.2.",
+        ),
+        Mistake(
+            "clipped from above only",
+            lambda logps, old_logps, advantages, mask, epsilon=0.2: _mean(
+                -torch.minimum(
+                    (logps - old_logps).exp() * advantages,
+                    (logps - old_logps).exp().clamp(max=1 + epsilon) * advantages,
+                ),
+                mask,
+            ),
+            "Your clip has an upper end alone. A bad token's gain lies on the other side: it has to stop below 1 − ε.",
+        ),
+        Mistake(
+            "product clipped",
+            lambda logps, old_logps, advantages, mask, epsilon=0.2: _mean(
+                -torch.minimum(
+                    (logps - old_logps).exp() * advantages,
+                    ((logps - old_logps).exp() * advantages).clamp(1 - epsilon, 1 + epsilon),
+                ),
+                mask,
+            ),
+            "You clip the product of ratio and advantage. Clip the ratio first: an advantage may be of any size.",
+        ),
+        Mistake(
+            "quotient of logarithms",
+            _clip(ratio=lambda new, old: new / old),
+            "You divide log-probabilities. The logarithm of a ratio is a *difference* of logarithms.",
+        ),
     ],
     hints=[
         "Two candidates for each token: ratio times advantage, and clipped ratio times advantage. Be pessimistic.",
@@ -201,6 +266,40 @@ _VALUE = Exercise(
             lambda v, o, r, m, e=0.2: 0.5 * _mean((v - r).clamp(-e, e).square(), m),
             "You limit the *error*. A value that is far off then learns nothing, and it is the one that should learn "
             "most. What is limited is how far a value moves from its old self.",
+        ),
+        Mistake(
+            "clipped around 0",
+            lambda v, o, r, m, e=0.2: 0.5 * _mean(torch.maximum((v - r).square(), (v.clamp(-e, e) - r).square()), m),
+            "You clip the value itself to ±c. Its *change* is clipped: how far it is from the old value.",
+        ),
+        Mistake(
+            "the change for the value",
+            lambda v, o, r, m, e=0.2: (
+                0.5 * _mean(torch.maximum((v - r).square(), ((v - o).clamp(-e, e) - r).square()), m)
+            ),
+            "You compare the clipped *change* with the returns. Add it to the old value first.",
+        ),
+        Mistake(
+            "larger value for larger error",
+            _value(lambda v, c, r, e: (torch.maximum(v, c) - r).square()),
+            "You take the larger *value*. Which of the two has the larger error depends on the side on which the "
+            "return lies: square first, then compare.",
+        ),
+        Mistake(
+            "mask ignored",
+            _value(_larger, average=lambda x, mask: x.mean()),
+            "The mask changes nothing in yours: the critic is told off for what it says of padding.",
+        ),
+        Mistake(
+            "sum",
+            _value(_larger, average=lambda x, mask: (x * mask).sum()),
+            "You add the tokens up. It is a mean over the real ones, so that a larger batch takes no longer steps.",
+        ),
+        Mistake(
+            "mean of each answer's mean",
+            _value(_larger, average=lambda x, mask: ((x * mask).sum(1) / mask.sum(1)).mean()),
+            "You average within each answer first, and a token of a short answer weighs more. The mean is over all "
+            "real tokens of the batch.",
         ),
         Mistake(
             "mean over the padding",

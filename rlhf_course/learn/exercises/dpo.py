@@ -77,6 +77,15 @@ _SEQUENCE = Exercise(
             "add, or choose the tokens and leave the others out.",
         ),
         Mistake(
+            "mask shifted again",
+            lambda logps, mask: (
+                logps[:, :-1].masked_fill(mask[:, 1:] == 0, 0.0).nan_to_num(0.0, 0.0, 0.0).sum(1)
+                if logps.shape[1] > 1
+                else logps.sum(1) * 0
+            ),
+            "You move the mask by one. Column t of both is the same token already: whoever calls this has moved it.",
+        ),
+        Mistake(
             "the prompt only",
             lambda logps, mask: logps.masked_fill(mask != 0, 0.0).nan_to_num(0.0, 0.0, 0.0).sum(1),
             "You keep the tokens where the mask is 0. It is 1 on the completion.",
@@ -222,6 +231,40 @@ _LOSS = Exercise(
             "One number for each pair is right so far. Training needs one for the batch.",
         ),
         Mistake(
+            "probability for its logarithm",
+            lambda c, r, rc, rr, beta=0.1: -torch.sigmoid(beta * _margin(c, r, rc, rr)).mean(),
+            "You have the probability of each vote, and its logarithm is missing. Probabilities of votes multiply: it "
+            "is the logarithms that add up to a loss.",
+        ),
+        Mistake(
+            "one minus the probability",
+            lambda c, r, rc, rr, beta=0.1: (1 - torch.sigmoid(beta * _margin(c, r, rc, rr))).mean(),
+            "You count how often the vote would go the other way. The loss is the surprise at the vote, −log of its "
+            "probability.",
+        ),
+        Mistake(
+            "added up",
+            lambda c, r, rc, rr, beta=0.1: -logsigmoid(beta * ((c - rc) + (r - rr))).mean(),
+            "Your loss falls when the *rejected* answer gets likelier, too. The vote says which of the two is better: "
+            "compare them.",
+        ),
+        Mistake(
+            "β on the chosen answer alone",
+            lambda c, r, rc, rr, beta=0.1: -logsigmoid(beta * (c - rc) - (r - rr)).mean(),
+            "β multiplies the first log-ratio and not the second. A pair of brackets is missing: both are rewards.",
+        ),
+        Mistake(
+            "ratios of probabilities",
+            lambda c, r, rc, rr, beta=0.1: -logsigmoid(beta * ((c - rc).exp() - (r - rr).exp())).mean(),
+            "You subtract ratios of probabilities. The rewards are their logarithms, and those are what you had before "
+            "the exponential.",
+        ),
+        Mistake(
+            "quotients of log-probabilities",
+            lambda c, r, rc, rr, beta=0.1: -logsigmoid(beta * (c / rc - r / rr)).mean(),
+            "You divide logarithms. The logarithm of a ratio is a difference of logarithms.",
+        ),
+        Mistake(
             "mean before the sigmoid",
             lambda c, r, rc, rr, beta=0.1: -logsigmoid(beta * _margin(c, r, rc, rr).mean()),
             "You average the margins first, so that a pair that is very right pays for one that is wrong. Each vote "
@@ -299,6 +342,21 @@ _IMPLICIT = Exercise(
             "ratio of log-probabilities",
             lambda policy, ref, beta: beta * policy / ref,
             "You divide two logarithms. The logarithm of a ratio is a difference of logarithms.",
+        ),
+        Mistake(
+            "logarithm of a logarithm",
+            lambda policy, ref, beta: beta * (policy / ref).log(),
+            "Your arguments are log-probabilities already. The logarithm of a ratio is the difference of the two.",
+        ),
+        Mistake(
+            "β on the policy alone",
+            lambda policy, ref, beta: beta * policy - ref,
+            "β multiplies the first logarithm and not the second. A pair of brackets is missing.",
+        ),
+        Mistake(
+            "one number for all",
+            lambda policy, ref, beta: (beta * (policy - ref)).mean(),
+            "You average over the answers. Each has a reward of its own: return as many numbers as you were given.",
         ),
         Mistake(
             "ratio of probabilities",
