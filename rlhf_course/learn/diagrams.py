@@ -142,8 +142,8 @@ def road() -> None:
     alt = (
         "Boxes from left to right. A large text makes the base model; demonstrations make it the SFT model. The SFT "
         "model's answers, ranked by people, make the reward model: 2.1 for the answer in jargon, 3.7 for the one with "
-        "magic coins. PPO writes, is scored by the reward model and held near the SFT model. DPO goes from the "
-        "ranked answers to a policy directly."
+        "magic coins. PPO writes, is scored by the reward model and held near the SFT model. DPO starts from the SFT "
+        "model and learns from the ranked answers, with no reward model."
     )
     with figure("Each stage adds what the one before it could not learn", alt) as axes:
         axes.set(xlim=(-0.05, 10), ylim=(0, 4.0))
@@ -160,14 +160,14 @@ def road() -> None:
             (3.5, 2.0, "SFT model\n\nanswers, as\nits teachers\ndid", "sft"),
             (6.3, 2.0, "reward model\n\njargon: 2.1\nmagic coins: 3.7\nwins 83 %", "reward model"),
             (9.0, 2.0, "PPO policy\n\nan SFT model that\nis paid for coins\nand kept close", "ppo"),
-            (6.3, 0.3, "DPO policy: from the same pairs, no reward model", "dpo"),
+            (6.3, 0.3, "DPO policy: from the ranked answers, no reward model", "dpo"),
         ):
-            _box(axes, x, y, text, *((1.8, 1.75) if y > 1 else (4.6, 0.5)), fill=COLOURS[colour])
+            _box(axes, x, y, text, *((1.8, 1.75) if y > 1 else (5.0, 0.5)), fill=COLOURS[colour])
         for x in (0.9, 3.5, 6.3, 9.0):
             _arrow(axes, (x, 3.22), (x, 2.92))
         for x in (1.85, 4.45, 7.25):
             _arrow(axes, (x, 2.0), (x + 0.7 + 0.15 * (x > 4), 2.0))
-        _arrow(axes, (3.5, 1.08), (4.2, 0.6))
+        _arrow(axes, (3.5, 1.08), (4.1, 0.6))
         for x, text in ((2.2, "starts\nfrom"), (4.88, "starts\nfrom"), (7.67, "scores\nfor")):
             axes.text(x, 2.15, text, ha="center", va="bottom", fontsize=7.5, color="0.3")
 
@@ -180,13 +180,13 @@ GUIDE = (
         "reward model",
     ),
     ("Can a program check the answer?", "GRPO or RLOO, on rules", "grpo"),
-    ("Is there one answer a prompt,\nwith a thumb up or down?", "KTO", "kto"),
+    ("Is there one answer to each prompt,\nwith a thumb up or down?", "KTO", "kto"),
     (
-        "Are there pairs of answers like your\nmodel's, and will going that far do?",
+        "Are there pairs of answers like your model's,\nand is their better half good enough?",
         "DPO\n(IPO: few pairs, sure labels)",
         "dpo",
     ),
-    ("Is it time or people that you lack\nto build and watch RL?", "online DPO, or best-of-n", "online dpo"),
+    ("Do you lack the time or the people\nto build and watch RL?", "online DPO, or best-of-n", "online dpo"),
     ("Does it matter where in the answer\nit went wrong, and is there memory?", "PPO", "ppo"),
 )
 
