@@ -28,7 +28,7 @@ def _group(stream: Random) -> Question:
             ),
             Option(
                 f"{(own - mean) / population:+.3f}",
-                f"The spread was taken with n, √({squares:.2f}/4) = {population:.3f}. GRPO's has n − 1.",
+                f"The spread was taken with G, √({squares:.2f}/4) = {population:.3f}. GRPO's has G − 1.",
             ),
             Option(
                 f"{own - mean:+.3f}",

@@ -48,7 +48,10 @@ class GroupAdvantage(Lab):
         for axes in (left, right):
             axes.axhline(0, color="0.6", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
-        told = ", ".join(f"{name} {value:.1f} → {a:+.2f}" for name, value, a in zip(_NAMES, values.tolist(), found))
+        told = ", ".join(
+            f"{name} {value:.1f} → {round(a, 2) + 0:+.2f}"  # + 0 makes 0 of −0
+            for name, value, a in zip(_NAMES, values.tolist(), found.tolist())
+        )
         end = " No answer beats another, so the step learns nothing from this prompt." if equal else ""
         return f"Rewards and advantages: {told}.{end}"
 
