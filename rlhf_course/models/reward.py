@@ -1,7 +1,6 @@
 """Models with one number as their answer: a language model's body with a scalar head."""
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_course._checks import as_mask, check_same_shape, check_tensor
 from rlhf_course.logprobs import upcast
+from rlhf_course.models.unpadded import hidden_states
 from rlhf_course.seeding import torch_stream
 
 
@@ -39,7 +39,6 @@ class ScalarHeadModel(nn.Module):
         if inner.config.num_labels != 1:
             raise NoScalarHead(f"model must have num_labels=1, one number a text, got {inner.config.num_labels}")
         self.model = model
-        self._takes_positions = "position_ids" in inspect.signature(inner.base_model.forward).parameters
 
     @classmethod
     def from_policy(cls, policy_model: PreTrainedModel, seed: int) -> Self:
@@ -121,11 +120,7 @@ class ScalarHeadModel(nn.Module):
         mask = as_mask("attention_mask", attention_mask, input_ids)
         if mask.device.type == "cpu" and not (mask.numel() and mask.any(dim=1).all()):
             raise ValueError("attention_mask must have a 1 in every row: there is no real token to score")
-        arguments = {"input_ids": input_ids, "attention_mask": mask.long(), "use_cache": False}
-        if self._takes_positions:
-            # Counted over real tokens: under left padding, the first of them is position 0.
-            arguments["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        return self._inner().base_model(**arguments).last_hidden_state, mask
+        return hidden_states(self._inner().base_model, input_ids, mask), mask
 
 
 class RewardModel(ScalarHeadModel):

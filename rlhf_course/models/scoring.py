@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from rlhf_course._checks import as_mask, check_same_shape, check_tensor
 from rlhf_course.logprobs import entropy, selective_log_softmax
+from rlhf_course.models.unpadded import hidden_states
 
 
 def body_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -52,7 +53,7 @@ class CompletionLogps(nn.Module):
         check_same_shape(input_ids=input_ids, attention_mask=attention_mask, completion_mask=completion_mask)
         wanted = as_mask("completion_mask", completion_mask, input_ids)[:, 1:]
         body, head = body_and_head(self.model)
-        hidden = body(input_ids, use_cache=False, **_positions(attention_mask)).last_hidden_state
+        hidden = hidden_states(body, input_ids, attention_mask)
         logits = head(hidden[:, :-1][wanted])
         found = selective_log_softmax(logits, input_ids[:, 1:][wanted], temperature)
         logps = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
@@ -60,15 +61,3 @@ class CompletionLogps(nn.Module):
             return logps
         entropies = entropy(logits.detach() / temperature)
         return logps, entropies.new_zeros(wanted.shape).masked_scatter(wanted, entropies)
-
-
-def _positions(attention_mask: Tensor) -> dict[str, Tensor]:
-    """Mask and positions for a causal decoder, where it needs them.
-
-    Padding on the right comes after every real token, so no real token can see it: no mask is needed, and
-    attention runs faster without. Padding on the left needs both.
-    """
-    if attention_mask[:, 0].all():
-        return {}
-    mask = attention_mask.long()
-    return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}

@@ -210,7 +210,8 @@ class Trainer:
 
     def update(self) -> Tensor:
         """Clip the gradient, move the weights, forget the gradient. Returns the gradient's norm before clipping."""
-        norm = self.accelerator.clip_grad_norm_(list(self.trained_parameters().values()), self.args.max_grad_norm)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)
         for group, peak in zip(self.optimizer.param_groups, self._peak_lrs):
             group["lr"] = peak * self.lr_factor(self.global_step)
         self.optimizer.step()
@@ -318,7 +319,8 @@ class Trainer:
     def before_step(self) -> None:
         """Called before each step."""
         for model in self.trained_models().values():
-            model.train()
+            if not model.training:
+                model.train()
         self.optimizer.zero_grad()  # of a step that an error broke off
 
     def _after_step(self, bar: tqdm) -> None:
