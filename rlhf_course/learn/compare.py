@@ -59,6 +59,8 @@ def _items_difference(expected: list, got: dict, kind: str, tolerance: float | N
     for key, value in expected:
         if key not in got:
             return f"{kind} {key} is missing"
+        if got[key] is None and value is not None:
+            return f"{kind} {key}: expected {describe(value)}, got None"
         found = difference(value, got[key], tolerance)
         if found:
             return f"{kind} {key}: {found}"

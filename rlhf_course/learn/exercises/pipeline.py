@@ -88,6 +88,36 @@ EXERCISES = [
                 "prompt. Which model becomes superfluous?",
             ),
             Mistake(
+                "PPO without a reference",
+                _wrong("ppo", reference=None),
+                "PPO pays for drifting from the model it started from. Which model says how likely that one found "
+                "an answer?",
+            ),
+            Mistake(
+                "GRPO without a reference",
+                _wrong("grpo", reference=None),
+                "GRPO drops one model, the one that says what to expect. The drift is still measured: from which "
+                "model?",
+            ),
+            Mistake(
+                "GRPO without a reward model",
+                _wrong("grpo", reward_model=None),
+                "GRPO compares the scores of a group of answers. Who gives those scores? (Rules can, sometimes; "
+                "here a model does.)",
+            ),
+            Mistake(
+                "a policy that learns beside the reward model",
+                _wrong("reward_model", policy="train"),
+                "Only the judge is made in this stage. Its body began as a copy of the SFT model, but nothing "
+                "writes answers here.",
+            ),
+            Mistake(
+                "everything learns",
+                lambda method: {role: state and "train" for role, state in models_in_memory(method).items()},
+                "The right models, but all of yours learn. Which of them are only asked: for a score, or for how "
+                "likely they find an answer?",
+            ),
+            Mistake(
                 "PPO's models for every method",
                 lambda method: models_in_memory("ppo"),
                 "You give every method the four models of PPO. Most do without some of them: that is their point.",

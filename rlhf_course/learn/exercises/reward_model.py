@@ -66,6 +66,18 @@ _PROBABILITY = Exercise(
             "infinite for a float. Take the difference before any exponential.",
         ),
         Mistake(
+            "odds",
+            lambda chosen, rejected: (chosen - rejected).exp(),
+            "Those are the odds, P / (1 − P), which go above 1. What must the chosen answer's strength be divided "
+            "by: the other's, or both together?",
+        ),
+        Mistake(
+            "absolute gap",
+            lambda chosen, rejected: torch.sigmoid((chosen - rejected).abs()),
+            "Yours is never below one half: it says how surely *somebody* wins. The chosen answer can be the one "
+            "that scores lower.",
+        ),
+        Mistake(
             "chosen score alone",
             lambda chosen, rejected: torch.sigmoid(chosen),
             "The rejected answer's score changes nothing in yours. A comparison needs both.",
@@ -144,6 +156,16 @@ _REWARD_LOSS = Exercise(
             "is a mean over pairs.",
         ),
         Mistake(
+            "sigmoid twice",
+            lambda chosen, rejected: -logsigmoid(torch.sigmoid(chosen - rejected)).mean(),
+            "logsigmoid already has the sigmoid in it, and you hand it a probability. What does it take?",
+        ),
+        Mistake(
+            "chosen score alone",
+            lambda chosen, rejected: -logsigmoid(chosen).mean(),
+            "The rejected answer's score changes nothing in yours. A vote is about both answers.",
+        ),
+        Mistake(
             "no logarithm",
             lambda chosen, rejected: (1 - torch.sigmoid(chosen - rejected)).mean(),
             "You minimise 1 − P. It hardly pulls on a pair that is badly wrong, where the curve is flat. "
@@ -177,6 +199,12 @@ _REWARD_LOSS = Exercise(
             lambda chosen, rejected: torch.relu(1 - (chosen - rejected)).mean(),
             "That is a hinge loss: it ranks, but it stops at a gap of 1, so the gap says nothing about "
             "how often the answer wins. We want the likelihood of the votes.",
+        ),
+        Mistake(
+            "hinge at 0",
+            lambda chosen, rejected: torch.relu(rejected - chosen).mean(),
+            "That is a hinge: a pair in the right order costs nothing and pulls no more. A vote for it was still "
+            "not certain: how likely was it?",
         ),
         Mistake(
             "gap without sigmoid",
@@ -247,6 +275,11 @@ _LAST_TOKEN = Exercise(
             "You look for the first 0 and step back. In a row without padding there is no 0, and argmin answers 0.",
         ),
         Mistake(
+            "counted from the right",
+            lambda mask: mask.long().flip(1).argmax(1),
+            "You count from the right edge. The place is wanted from the left: how many columns are there?",
+        ),
+        Mistake(
             "one too early",
             lambda mask: (torch.arange(mask.shape[1]) * mask).argmax(1) - 1,
             "One token too early. The last token is the end mark, the only place where the model knows "
@@ -311,6 +344,16 @@ _PAIRS = Exercise(
             lambda ranking: [(a, b) for i, a in enumerate(ranking) for b in ranking[i:]],
             "Some answers meet themselves. Such a pair has gap 0 and teaches nothing: where should the "
             "second loop start?",
+        ),
+        Mistake(
+            "all against the worst",
+            lambda ranking: [(other, ranking[-1]) for other in ranking[:-1]],
+            "Only the worst answer is compared. What the labeler said about the others is thrown away.",
+        ),
+        Mistake(
+            "places for answers",
+            lambda ranking: list(combinations(range(len(ranking)), 2)),
+            "Those are places in the list. The pairs should hold the answers that stand there.",
         ),
         Mistake(
             "order of the names",

@@ -90,6 +90,18 @@ _LOG_SOFTMAX = Exercise(
             "You return a log-probability for every word there is. We want the one that was chosen: ids says which.",
         ),
         Mistake(
+            "every chosen word at every position",
+            lambda logits, ids: logits.float().log_softmax(-1)[..., ids],
+            "You look up all the chosen words at every position. Each position has one word of its own: gather "
+            "takes them one by one.",
+        ),
+        Mistake(
+            "exponentials summed by hand",
+            lambda logits, ids: _gather(logits.float(), ids) - logits.float().exp().sum(-1).log(),
+            "Right on paper, but exp(100) is infinite for a float. One function takes log Σ exp without ever "
+            "forming the large numbers: which?",
+        ),
+        Mistake(
             "sum over words instead of logsumexp",
             lambda logits, ids: _gather(logits.float(), ids) - logits.float().sum(-1),
             "You subtract the sum of the logits. Normalising divides by the sum of their exponentials: "
@@ -141,6 +153,17 @@ _COMPLETION_MASK = Exercise(
             "the prompt instead of the completion",
             lambda prompt, total, width: _positions(width) < prompt[:, None],
             "Your mask is 1 on the prompt. With it the model would learn to write questions.",
+        ),
+        Mistake(
+            "inside out",
+            lambda prompt, total, width: (_positions(width) < prompt[:, None]) | (_positions(width) >= total[:, None]),
+            "Yours is True on everything but the completion. Which side is the loss to count?",
+        ),
+        Mistake(
+            "or for and",
+            lambda prompt, total, width: (_positions(width) >= prompt[:, None]) | (_positions(width) < total[:, None]),
+            "Every position is past the prompt *or* before the padding. Which of the two has to hold for a "
+            "completion token?",
         ),
         Mistake(
             "padding counted",
@@ -239,6 +262,22 @@ _SFT_LOSS = Exercise(
             "sign",
             lambda logps, mask: logps[mask.bool()].mean(),
             "Your loss falls as the demonstration gets less likely. Which way should training push log p?",
+        ),
+        Mistake(
+            "minus the probability",
+            lambda logps, mask: -logps[mask.bool()].exp().mean(),
+            "You average probabilities. An answer's probability is a product over its tokens, so it is the "
+            "logarithms that add up, and logps holds them already.",
+        ),
+        Mistake(
+            "no mean",
+            lambda logps, mask: -logps[mask.bool()],
+            "One number for each token is right so far. Training needs one number for the batch.",
+        ),
+        Mistake(
+            "the mask turned round",
+            lambda logps, mask: -logps[~mask.bool()].mean(),
+            "Yours is the loss of the tokens that do not count, prompt and padding. mask is 1 on those that do.",
         ),
         Mistake(
             "mean over padding",

@@ -53,6 +53,12 @@ EXERCISES = [
                 "You return a verdict, 0 or 1. The sigmoid keeps the doubt: at 0 it says one half.",
             ),
             Mistake(
+                "logarithm",
+                torch.nn.functional.logsigmoid,
+                "These are at most 0: you return the sigmoid's logarithm. Lesson 03 will need it; here it is the "
+                "curve itself.",
+            ),
+            Mistake(
                 "softmax",
                 lambda x: torch.softmax(x, dim=-1) if x.ndim else torch.ones_like(x),
                 "Your numbers sum to 1: that is a softmax, where they compete. The sigmoid treats each number alone.",
