@@ -66,8 +66,10 @@ class GAE(Lab):
 
     def _draw_advantages(self, axes: Axes, found: Tensor, one_step: Tensor, monte_carlo: Tensor) -> None:
         axes.bar(range(len(_WORDS)), found.tolist(), 0.5, color=_PPO, alpha=0.75)
-        axes.plot(range(len(_WORDS)), one_step, "v", color="0.35", markerfacecolor="white", label="λ = 0: one step")
-        axes.plot(range(len(_WORDS)), monte_carlo, "_", markersize=14, color="black", label="λ = 1: Monte Carlo")
+        axes.plot(
+            range(len(_WORDS)), one_step, "v", color="0.35", markerfacecolor="white", label="λ = 0: by the critic"
+        )
+        axes.plot(range(len(_WORDS)), monte_carlo, "_", markersize=14, color="black", label="λ = 1: by what was paid")
         axes.set_ylim(-4.2, 4.6)
         axes.set_ylabel("advantage")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
