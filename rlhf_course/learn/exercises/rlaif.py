@@ -27,7 +27,7 @@ def critique_and_revise(answer, principles, critic, reviser):
 def _debiased_cases(stream):
     p, swapped = torch.rand(2, 8, generator=stream)
     return [
-        Case("two pairs", (torch.tensor([0.9, 0.6]), torch.tensor([0.3, 0.8]))),
+        Case("three pairs", (torch.tensor([0.9, 0.6, 0.4]), torch.tensor([0.3, 0.8, 0.2]))),
         Case("eight random pairs", (p, swapped)),
         Case("a labeler that only looks at the slot", (torch.tensor([0.8, 0.65]), torch.tensor([0.8, 0.65]))),
         Case("a labeler without a bias", (torch.tensor([0.7, 0.2]), torch.tensor([0.3, 0.8]))),
@@ -52,6 +52,49 @@ _DEBIASED = Exercise(
             "one order only",
             lambda p, swapped: p * 1,
             "The swapped order changes nothing in yours, so the first slot's advantage stays in the label.",
+        ),
+        Mistake(
+            "the swapped order only",
+            lambda p, swapped: 1 - swapped,
+            "The original order changes nothing in yours. Now A pays for standing second, in every pair.",
+        ),
+        Mistake(
+            "the better of the two",
+            torch.maximum,
+            "You take the larger of two numbers about the first slot. The second of them is about B.",
+        ),
+        Mistake(
+            "the better opinion of A",
+            lambda p, swapped: torch.maximum(p, 1 - swapped),
+            "You take the order in which A does better. Do the same for B, and the two add up to more than 1.",
+        ),
+        Mistake(
+            "share of the slots",
+            lambda p, swapped: p / (p + swapped),
+            "You divide what A gets in the first slot by what both get there. A labeler that favours the *second* slot "
+            "is then believed too much: 0.1 and 0.2 would make a third, and the mean of the two opinions is 0.45.",
+        ),
+        Mistake(
+            "mean of two verdicts",
+            lambda p, swapped: ((p > 0.5).float() + (swapped < 0.5).float()) / 2,
+            "You round each order to a verdict before you average, so that only 0, ½ and 1 can come out. How sure the "
+            "labeler was is worth keeping.",
+        ),
+        Mistake(
+            "one bias for all pairs",
+            lambda p, swapped: p - ((p + swapped - 1) / 2).mean(),
+            "You take away the labeler's mean bias. It need not favour a slot equally in every pair: each pair was "
+            "asked twice, so each shows its own.",
+        ),
+        Mistake(
+            "only one of them halved",
+            lambda p, swapped: p + (1 - swapped) / 2,
+            "A division binds more tightly than a plus: you halve the second opinion alone, and get more than 1.",
+        ),
+        Mistake(
+            "one number for all pairs",
+            lambda p, swapped: ((p + 1 - swapped) / 2).mean(),
+            "You average over the pairs as well. Every pair has a label of its own: return (N,).",
         ),
         Mistake(
             "the other answer",
@@ -137,6 +180,22 @@ _CLAMP = Exercise(
             "lower bound only",
             lambda probs, low, high: probs.clamp(min=low),
             "A label of 0.98 is as sure of itself as one of 0.02. Both ends need a bound.",
+        ),
+        Mistake(
+            "bounds exchanged",
+            lambda probs, low, high: probs.clamp(high, low),
+            "Everything comes out as one bound: your lower limit is above the upper one. Which comes first?",
+        ),
+        Mistake(
+            "the paper's bounds",
+            lambda probs, low, high: probs.clamp(0.4, 0.6),
+            "You always use 0.4 and 0.6. Those are the paper's; the bounds come in as `low` and `high`.",
+        ),
+        Mistake(
+            "Python's min and max",
+            lambda probs, low, high: min(max(probs, low), high),
+            "Python's min and max ask once which of two is larger, and a tensor has many answers to that. What does "
+            "torch have that works on each element?",
         ),
         Mistake(
             "a half in their place",
@@ -250,6 +309,27 @@ def _revises_by_principle(answer, principles, critic, reviser):
     return answer
 
 
+def _throws_away(answer, principles, critic, reviser):
+    for principle in principles:
+        found = critic(answer, principle)
+        if found is not None:
+            reviser(answer, found)
+    return answer
+
+
+def _every_draft(answer, principles, critic, reviser):
+    drafts = [rlaif.critique_and_revise(answer, principles[:n], critic, reviser) for n in range(len(principles) + 1)]
+    return list(dict.fromkeys(drafts))
+
+
+def _revises_what_is_kept(answer, principles, critic, reviser):
+    for principle in principles:
+        found = critic(answer, principle)
+        if found is None:
+            answer = reviser(answer, found)
+    return answer
+
+
 _LOOP = Exercise(
     id="rlaif.critique_and_revise",
     reference=rlaif.critique_and_revise,
@@ -267,6 +347,27 @@ _LOOP = Exercise(
             _critiques_of_the_original,
             "Your critic reads the first answer in every round, while the reviser works on a later one. Words have "
             "moved by then, and a revision may have broken something itself.",
+        ),
+        Mistake(
+            "revision thrown away",
+            _throws_away,
+            "The answer comes out as it went in. Either you throw away what the reviser returns, or you exchange the "
+            "arguments: both calls take the answer first.",
+        ),
+        Mistake(
+            "nothing returned",
+            lambda answer, principles, critic, reviser: None,
+            "You return nothing. The last line of the function has to hand the answer back.",
+        ),
+        Mistake(
+            "every draft",
+            _every_draft,
+            "You return a list of drafts. Only the last one is wanted, as text.",
+        ),
+        Mistake(
+            "revises what is kept",
+            _revises_what_is_kept,
+            "You revise where the critic found *nothing*. None means that the answer keeps the principle.",
         ),
         Mistake(
             "one revision",
