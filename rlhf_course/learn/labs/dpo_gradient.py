@@ -83,7 +83,7 @@ def _weights(margins: torch.Tensor, beta: float) -> torch.Tensor:
     margins = margins.clone().requires_grad_()
     zero = torch.zeros_like(margins)
     loss = dpo_loss(margins, zero, zero, zero, beta, reduction="sum")
-    return -torch.autograd.grad(loss, margins)[0]
+    return 0.0 - torch.autograd.grad(loss, margins)[0]  # never −0
 
 
 LAB = DPOGradient
