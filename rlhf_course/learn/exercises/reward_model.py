@@ -1,5 +1,6 @@
 """Exercises of lesson 03: Bradley–Terry, its loss, where the score is read, and rankings as pairs."""
 
+import itertools
 from itertools import combinations, pairwise, permutations
 
 import torch
@@ -14,7 +15,7 @@ def preference_probability(chosen_reward, rejected_reward):
 
 
 def reward_loss(chosen_rewards, rejected_rewards):
-    return -logsigmoid(chosen_rewards - rejected_rewards).mean()
+    return -torch.nn.functional.logsigmoid(chosen_rewards - rejected_rewards).mean()
 
 
 def last_token_index(mask):
@@ -23,7 +24,7 @@ def last_token_index(mask):
 
 
 def pairs_from_ranking(ranking):
-    return list(combinations(ranking, 2))
+    return list(itertools.combinations(ranking, 2))
 
 
 def _probability_cases(stream):
@@ -289,7 +290,7 @@ _LAST_TOKEN = Exercise(
     hints=[
         "You need a place, not a number of tokens. Give every position its own number and look for the "
         "largest that is real.",
-        "torch.arange(T) * mask is 0 on padding and the position elsewhere. Where is it largest?",
+        "torch.arange(L) * mask is 0 on padding and the position elsewhere. Where is it largest?",
         "(torch.arange(mask.shape[1], device=mask.device) * mask).argmax(dim=1)",
     ],
     reason="A causal model's last real token is the only one that has read the whole answer, so the "

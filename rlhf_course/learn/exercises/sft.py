@@ -115,12 +115,12 @@ _LOG_SOFTMAX = Exercise(
         ),
     ],
     hints=[
-        "softmax turns logits into probabilities: exp(x_id) / Σ exp(x). What is its logarithm?",
-        "log softmax(x)[id] = x_id − log Σ exp(x). You need one number of each row, minus one other.",
+        "softmax turns logits into probabilities: exp(z_id) / Σ exp(z). What is its logarithm?",
+        "log softmax(z)[id] = z_id − log Σ exp(z). You need one number of each row, minus one other.",
         "logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) picks each row's logit; logits.logsumexp(-1) "
         "is the rest. Use logits.float() for both.",
     ],
-    reason="log softmax(x)[id] = x_id − logsumexp(x). It needs no table of all log-probabilities, which "
+    reason="log softmax(z)[id] = z_id − logsumexp(z). It needs no table of all log-probabilities, which "
     "for a real vocabulary of 50,000 words is the largest tensor of the whole step, and logsumexp "
     "never overflows because it subtracts the largest logit first. In bfloat16 it would round to "
     "three digits, hence float().",
@@ -213,7 +213,7 @@ _COMPLETION_MASK = Exercise(
         ),
     ],
     hints=[
-        "A position counts if it is past the prompt and before the padding: two comparisons and an `and`.",
+        "A position counts if it is past the prompt and before the padding: two comparisons, joined by `&`.",
         "Positions are torch.arange(width), (width,). Lengths are (B,). Compared as (1, width) and (B, "
         "1) they broadcast to (B, width).",
         "(position >= prompt_lengths[:, None]) & (position < total_lengths[:, None])",
