@@ -151,3 +151,15 @@ def test_the_command_needs_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr("rlhf_course.cli.__file__", str(Path(tmp_path) / "package/cli.py"))
     done = CliRunner().invoke(main, ["bench"])
     assert done.exit_code == 1 and "git clone" in done.output
+
+
+def test_the_goals_in_the_readme_are_judged_by_the_shipped_results():
+    rows = json.loads((run.FOLDER / "results.json").read_text(encoding="utf-8"))["rows"]
+    ratios = {(row["case"], row["side"]): row["ratio"] for row in rows}
+    text = (run.FOLDER / "README.md").read_text(encoding="utf-8")
+    goals = re.findall(r"^\| (.+?) \| (.+?) \| ([\d.]+)x \| ([\d.]+)x \| (reached|missed) \|$", text, re.MULTILINE)
+    assert len(goals) >= 22
+    for case, side, goal, measured, verdict in goals:
+        ratio = ratios[case, side]
+        assert float(measured) == ratio, f"{case}, {side}"
+        assert verdict == ("reached" if ratio >= float(goal) else "missed"), f"{case}, {side}"

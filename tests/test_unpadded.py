@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rlhf_course.generation import generate
-from rlhf_course.models.unpadded import hidden_states
+from rlhf_course.models.unpadded import BY_ROWS, hidden_states
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40, "pad_token_id": 0}
 ROTARY = {**SIZES, "intermediate_size": 24, "num_key_value_heads": 2}
@@ -84,6 +84,25 @@ def test_no_work_is_done_on_padding(make):
         layer.mlp.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1].numel()))
     hidden_states(model.base_model, *batch())
     assert seen == [sum(LENGTHS)] * 2
+
+
+@pytest.mark.parametrize("make", [*PLAIN.values(), *OTHERS.values()], ids=[*PLAIN, *OTHERS])
+@pytest.mark.parametrize("lengths", [(9, 9, 8, 9), (9, 4, 1, 2)], ids=["little padding", "much padding"])
+def test_rows_that_begin_at_the_left_are_as_if_alone(make, lengths):
+    model, (ids, _) = made(make), batch()
+    mask = (torch.arange(WIDTH) < torch.tensor(lengths)[:, None]).long()
+    with torch.no_grad():
+        found = hidden_states(model.base_model, ids, mask)
+        torch.testing.assert_close(found[mask.bool()], one_by_one(model, ids, mask), rtol=0, atol=1e-5)
+
+
+def test_rows_are_taken_apart_only_where_it_pays():
+    model, (ids, _) = made(PLAIN["llama"]), batch()
+    rows = torch.arange(WIDTH) < torch.tensor([[9], [9], [8], [9]])
+    hidden_states(model.base_model, ids, rows)
+    assert model.config._attn_implementation == "sdpa"
+    hidden_states(model.base_model, ids, rows.flip(1))  # on the left, padding needs a mask otherwise
+    assert model.config._attn_implementation == BY_ROWS
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)

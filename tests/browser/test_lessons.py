@@ -56,8 +56,9 @@ LESSONS = [
         wrong="""models = dict.fromkeys(("policy", "reference", "reward_model", "value_model"))
     if method == "reward_model":
         return models | {"reward_model": "train"}
-    used = {"sft": "", "dpo": "reference", "grpo": "reference reward_model", "ppo": "reference reward_model value_model"}
-    return models | {"policy": "train"} | dict.fromkeys(used[method].split(), "frozen")""",
+    used = {"dpo": ["reference"], "grpo": ["reference", "reward_model"]}
+    used["ppo"] = used["grpo"] + ["value_model"]
+    return models | {"policy": "train"} | dict.fromkeys(used.get(method, []), "frozen")""",
         mistake="a frozen critic",
         right="""models = dict.fromkeys(("policy", "reference", "reward_model", "value_model"))
     learn = {"reward_model": ["reward_model"], "ppo": ["policy", "value_model"]}.get(method, ["policy"])

@@ -153,6 +153,15 @@ def _swept(kl, gold):
     return torch.tensor(kept)
 
 
+def _swept_as_they_come(kl, gold):
+    """In the order of KL, and of two with the same KL whichever comes first: kept where gold is a new best."""
+    kept, best = torch.zeros(len(kl), dtype=torch.bool), -float("inf")
+    for i in kl.argsort(stable=True).tolist():
+        kept[i] = gold[i].item() > best
+        best = max(best, gold[i].item())
+    return kept
+
+
 def _best_for_a_price(kl, gold):
     prices = torch.logspace(-4, 3, 400, dtype=torch.float64)[:, None]
     worth = gold.double() - prices * kl.double()
@@ -212,6 +221,12 @@ _FRONTIER = Exercise(
             _best_for_a_price,
             "You keep what is best for some price β of a nat. A policy that lies in a dent of the frontier is best for "
             "no price, and still nobody beats it.",
+        ),
+        Mistake(
+            "ties in the order of KL",
+            _swept_as_they_come,
+            "You walk in the order of KL and keep each new best. Where two have the same KL, the one with less gold "
+            "may come first and stays; and of two that are the same in both you keep one.",
         ),
         Mistake(
             "in the order of KL",
