@@ -32,11 +32,11 @@ class Rows:
     places: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Rows":
-        """From a bool mask (B, L), True on real tokens, wherever in their row they stand."""
-        width = int(mask.sum(dim=1).max())
+    def of(cls, mask: Tensor, positions: Tensor) -> "Rows":
+        """From a bool mask (B, L), True on real tokens, wherever in their row they stand, and their positions (T,)."""
+        width = int(positions.max()) + 1
         row, _ = mask.nonzero(as_tuple=True)
-        return cls((len(mask), width), row * width + (mask.long().cumsum(dim=1) - 1)[mask])
+        return cls((len(mask), width), row * width + positions)
 
     def apart(self, states: Tensor) -> Tensor:
         """(1, heads, T, D) → (B, heads, W, D), 0 where a row has ended."""
@@ -86,12 +86,13 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
         arguments["attention_mask"] = mask.long()
         return body(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
     body.set_attn_implementation(BY_ROWS)
+    real = positions[mask]
     found = body(
         input_ids=input_ids[mask].unsqueeze(0),
-        position_ids=positions[mask].unsqueeze(0),
+        position_ids=real.unsqueeze(0),
         # Four dimensions: transformers passes it on as it is, and attention by rows needs none.
         attention_mask=mask.new_ones(1, 1, 1, 1),
-        rows=Rows.of(mask),
+        rows=Rows.of(mask, real),
         use_cache=False,
     ).last_hidden_state
     return found.new_zeros(*mask.shape, found.shape[-1]).masked_scatter(mask.unsqueeze(-1), found)
