@@ -1,54 +1,47 @@
 """How much faster `rlhf_course.generation.generate` is than transformers' `model.generate`.
 
-Both sides sample from the same untrained tiny model. Greedy outputs are compared first: a faster loop with other tokens
-counts for nothing.
+Both sides sample from the same model. Greedy outputs are compared first: a faster loop with other tokens counts for
+nothing.
 
-Real stop lengths come from the model itself: in `StoppingModel` the probability of the stop token depends on
-how many tokens came before, so that lengths are like the small world's (mean 21, 99th percentile 43, at most
-48). `model.generate` decodes every row until the last one stops.
+At a fixed length that is an untrained tiny model. Real stop lengths are the small world's: the shipped SFT model
+answers prompts of the world. `model.generate` decodes every row until the last one stops.
 """
 
-import statistics
 from functools import partial
-from itertools import pairwise
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.parity import NotTheSame
 from benchmarks.race import OURS, Result, race, seconds_of
+from rlhf_course.data.collators import collate_prompts
+from rlhf_course.data.tokenize import tokenize_prompts
+from rlhf_course.evaluation import draw_prompts
 from rlhf_course.generation import generate
+from rlhf_course.models import load_policy
 from rlhf_course.models.tiny import tiny_config
 
-PAD, STOP, VOCABULARY = (getattr(tiny_config(), name) for name in ("pad_token_id", "eos_token_id", "vocab_size"))
+PAD, VOCABULARY = (getattr(tiny_config(), name) for name in ("pad_token_id", "vocab_size"))
 PROMPT, LONGEST = 6, 48
-MEAN_LENGTH, LENGTH_SD = 21.0, 9.5
+
+#: For SmolLM2: answers to some are short, to others longer than `LONGEST` tokens.
+QUESTIONS = (
+    "What is the capital of France?",
+    "Is the sun a star? Answer yes or no.",
+    "Name three colours.",
+    "How many days has a week?",
+    "Why is the sky blue?",
+    "Say hello in Spanish.",
+    "What do bees make?",
+    "Write a sentence about the sea.",
+)
 
 
 def config() -> LlamaConfig:
-    """The tiny model's, but that nothing ends a completion unless a case asks for it."""
+    """The tiny model's, but that nothing ends a completion."""
     course = tiny_config()
     course.eos_token_id = None
     return course
-
-
-class StoppingModel(LlamaForCausalLM):
-    """A tiny model whose completions stop at normally distributed lengths, cut off at `LONGEST`."""
-
-    def __init__(self, config: LlamaConfig):
-        super().__init__(config)
-        normal = statistics.NormalDist(MEAN_LENGTH, LENGTH_SD)
-        longer = [1 - normal.cdf(n) for n in range(LONGEST + 1)]
-        hazard = torch.tensor([1 - after / before for before, after in pairwise(longer)])
-        # Every other token of the untrained model is about equally likely.
-        self.stop_logits = torch.special.logit(hazard) + torch.log(torch.tensor(VOCABULARY - 1.0))
-        self.stop_logits[-1] = 100.0
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        cache = kwargs["cache"] if "cache" in kwargs else kwargs["past_key_values"]
-        output.logits[..., STOP] = self.stop_logits[cache.get_seq_length() - PROMPT]
-        return output
 
 
 def theirs(model, ids, mask, tokens, stop=None, **options):
@@ -79,13 +72,13 @@ def check_same_tokens(model, ids, mask, tokens) -> None:
 
 
 def run(rounds: int, rows: int = 64, tokens: int = 40) -> list[Result]:
-    """Race the samplers: at a fixed length, with padded prompts, and to real stop lengths.
+    """Race the samplers on tiny models: at a fixed length, with padded prompts, and to real stop lengths.
 
     Raises:
         NotTheSame: greedy outputs differ.
     """
     torch.manual_seed(0)
-    model, stopping = LlamaForCausalLM(config()).eval(), StoppingModel(config()).eval()
+    model = LlamaForCausalLM(config()).eval()
     ids = torch.randint(5, VOCABULARY, (rows, PROMPT))
     mask = torch.ones_like(ids)
     padded = mask.clone()
@@ -113,15 +106,26 @@ def run(rounds: int, rows: int = 64, tokens: int = 40) -> list[Result]:
                 OURS: lambda: ours(model, ids, padded, tokens),
             },
         ),
-        *_race(
-            f"sampling, tiny, {rows} rows to real stop lengths",
-            rounds,
-            {
-                "model.generate": lambda: theirs(stopping, ids, mask, LONGEST, STOP),
-                OURS: lambda: ours(stopping, ids, mask, LONGEST, STOP),
-            },
-        ),
+        *_to_real_stop_lengths("tiny", "tiny-sft", draw_prompts(rows, 0), rounds),
     ]
+
+
+def run_smollm2(rounds: int) -> list[Result]:
+    """Race the samplers on SmolLM2-135M: questions as a chat, to real stop lengths."""
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    return _to_real_stop_lengths("smollm2", "smollm2-135m", chats, rounds)
+
+
+def _to_real_stop_lengths(label: str, name: str, prompts: list, rounds: int) -> list[Result]:
+    model, tokenizer = load_policy(name, "cpu")
+    rows = tokenize_prompts([{"prompt": prompt} for prompt in prompts], tokenizer, max_length=100)
+    batch = collate_prompts(rows, tokenizer.pad_token_id)
+    ids, mask, stop = batch["input_ids"], batch["attention_mask"], tokenizer.eos_token_id
+    samplers = {
+        "model.generate": lambda: theirs(model, ids, mask, LONGEST, stop),
+        OURS: lambda: ours(model, ids, mask, LONGEST, stop),
+    }
+    return _race(f"sampling, {label}, {len(ids)} rows to real stop lengths", rounds, samplers)
 
 
 def _race(case: str, rounds: int, samplers: dict) -> list[Result]:

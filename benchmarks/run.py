@@ -26,6 +26,7 @@ def tasks(model: str) -> dict[str, Callable[[int], list[dict]]]:
         found["sampling"] = lambda rounds: _rows(generation.run(rounds))
         found["ppo against grpo"] = lambda rounds: _rows(online.ppo_against_grpo(rounds))
     if model == "smollm2":
+        found["sampling"] = lambda rounds: _rows(generation.run_smollm2(rounds))
         for case in memory.CASES:
             found[f"memory, {case}"] = lambda rounds, case=case: memory.measure(case)
     return found

@@ -11,17 +11,15 @@ of all earlier tokens cached. Three things are done with care, because the losse
 * **Finished rows leave the batch.** Most answers are much shorter than the longest one.
 """
 
-import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from rlhf_course._checks import as_mask, check_count, check_number, check_tensor
+from rlhf_course.models.decoding import Decoder
 
 #: Finished rows leave the batch when they make up this share of it. Dropping them copies the others' cache;
 #: on the tiny model every share from an eighth to a half was equally fast.
@@ -101,7 +99,7 @@ def generate(
     logps = torch.zeros(rows, max_new_tokens, dtype=precision, device=device)
 
     with torch.inference_mode(), evaluation_mode(model):
-        decoder = _Decoder(model, mask, prompt_length + max_new_tokens)
+        decoder = Decoder(model, mask, prompt_length + max_new_tokens - 1)
         logits = decoder.prefill(input_ids)
         if each > 1:
             logits = logits.repeat_interleave(each, dim=0)
@@ -143,111 +141,6 @@ def generate(
         completion_mask=completion_mask,
         logps=logps.masked_fill(after_stop, 0.0),
     )
-
-
-class _Decoder:
-    """A model, its cache, and the mask and positions that go with them.
-
-    `mask` is the prompts' (B, Lp) int64, and `max_length` the most tokens a row will have, prompt included.
-    """
-
-    def __init__(self, model: nn.Module, mask: Tensor, max_length: int):
-        self.model = model
-        self.length = 0  # tokens seen so far
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # what peft wraps
-        names = _forward_arguments(inner)
-        self.cache = DynamicCache(config=inner.config)
-        self.cache.layers = [
-            _PreallocatedLayer(max_length) if type(layer) is DynamicLayer else layer for layer in self.cache.layers
-        ]
-        # Newer versions of transformers call the argument `cache`, older ones `past_key_values`.
-        self.arguments = {"cache" if "cache" in names else "past_key_values": self.cache, "use_cache": True}
-        if "logits_to_keep" in names:
-            self.arguments["logits_to_keep"] = 1
-
-        # Without padding all rows share their positions and nothing is masked.
-        padded = not bool(mask.all())
-        full_mask = torch.cat([mask, mask.new_ones(len(mask), max_length - mask.shape[1])], dim=1)
-        positions = ((full_mask if padded else full_mask[:1]).cumsum(dim=1) - 1).clamp(min=0)
-        self.mask = full_mask if padded else None
-        self.positions = positions if "position_ids" in names else None
-
-    def prefill(self, input_ids: Tensor) -> Tensor:
-        """Run the prompts (B, Lp) through the model: the logits (B, V) of the first new token."""
-        return self._forward(input_ids)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Feed one token a row, (B,): the logits (B, V) of the next one."""
-        return self._forward(tokens[:, None])
-
-    def repeat_rows(self, times: int) -> None:
-        """Put so many copies of each row side by side."""
-        self.cache.batch_repeat_interleave(times)
-        if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(times, dim=0)
-            self.positions = None if self.positions is None else self.positions.repeat_interleave(times, dim=0)
-
-    def keep_rows(self, keep: Tensor) -> None:
-        """Drop every row but those at the indices `keep`."""
-        self.cache.batch_select_indices(keep)
-        if self.mask is not None:
-            self.mask = self.mask[keep]
-            self.positions = None if self.positions is None else self.positions[keep]
-
-    def _forward(self, input_ids: Tensor) -> Tensor:
-        start, self.length = self.length, self.length + input_ids.shape[1]
-        arguments = dict(self.arguments)
-        if self.mask is not None:
-            arguments["attention_mask"] = self.mask[:, : self.length]
-        if self.positions is not None:
-            arguments["position_ids"] = self.positions[:, start : self.length]
-        return self.model(input_ids=input_ids, **arguments).logits[:, -1]
-
-
-def _forward_arguments(model: nn.Module) -> Collection[str]:
-    """The names of forward's arguments, looking through subclasses that only hand on `*args, **kwargs`."""
-    for kind in type(model).__mro__:
-        names = inspect.signature(kind.forward).parameters if "forward" in vars(kind) else ()
-        if "input_ids" in names:
-            return names
-    raise TypeError(f"model must be a causal language model of transformers, got {type(model).__name__}")
-
-
-class _PreallocatedLayer(DynamicLayer):
-    """One layer's keys and values, written into room for `max_length` tokens instead of copied to grow."""
-
-    def __init__(self, max_length: int):
-        super().__init__()
-        self.max_length = max_length
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.key_room, self.value_room = (
-                states.new_empty(*states.shape[:2], self.max_length, states.shape[3])
-                for states in (key_states, value_states)
-            )
-        end = start + key_states.shape[-2]
-        self.key_room[:, :, start:end] = key_states
-        self.value_room[:, :, start:end] = value_states
-        self._show(end)
-        return self.keys, self.values
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        length = self.get_seq_length()
-        self.key_room = self.key_room.repeat_interleave(repeats, dim=0)
-        self.value_room = self.value_room.repeat_interleave(repeats, dim=0)
-        self._show(length)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.get_seq_length()
-        self.key_room = self.key_room.index_select(0, indices)
-        self.value_room = self.value_room.index_select(0, indices)
-        self._show(length)
-
-    def _show(self, length: int) -> None:
-        self.keys, self.values = self.key_room[:, :, :length], self.value_room[:, :, :length]
 
 
 def _sample(logits: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:

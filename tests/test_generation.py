@@ -213,7 +213,9 @@ def test_a_groups_prompt_is_run_through_the_model_once(monkeypatch):
         return forward(self, input_ids=input_ids, **arguments)
 
     monkeypatch.setattr(type(model), "forward", counted)
-    monkeypatch.setattr("rlhf_course.generation._forward_arguments", lambda inner: ("input_ids", "past_key_values"))
+    monkeypatch.setattr(
+        "rlhf_course.models.decoding._forward_arguments", lambda inner: ("input_ids", "past_key_values")
+    )
     sample(model, ids[2:4], mask[2:4], num_return_sequences=4, eos_token_id=None)
     assert seen[:2] == [(2, 6), (8, 1)]
 

@@ -76,7 +76,7 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
         attention_mask: (B, L), 1 on real tokens.
     """
     mask = attention_mask.bool()
-    plain = _is_plain(body)
+    plain = is_plain(body)
     if _ends_alone_are_padded(mask) and (not plain or mask.float().mean() >= 1 - LITTLE):
         # Padding stands behind every real token, and none of them looks ahead: no mask is needed.
         return body(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -98,7 +98,7 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
     return found.new_zeros(*mask.shape, found.shape[-1]).masked_scatter(mask.unsqueeze(-1), found)
 
 
-def _is_plain(body: nn.Module) -> bool:
+def is_plain(body: nn.Module) -> bool:
     """Whether attention sees all tokens before a token, through transformers' interface, at rotary positions."""
     config = body.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
