@@ -1,4 +1,4 @@
-"""All benchmarks in order, the table they end in, and the file that keeps them."""
+"""All benchmarks in order, and the file that keeps what they found."""
 
 import json
 import platform
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import generation, memory, online, steps, training
+from benchmarks import generation, memory, online, report, steps, training
 from benchmarks.parity import check_parity
 
-FOLDER = Path(__file__).parent
 MODELS = ("tiny", "tiny-49k", "smollm2")
 
 
@@ -42,18 +41,9 @@ def _rows(results) -> list[dict]:
     return [result.row() for result in results]
 
 
-def table(rows: list[dict]) -> str:
-    """Results in Markdown. A ratio says how many times as much as ours a side takes."""
-    lines = ["| work | side | median | ratio to ours |", "|---|---|---:|---:|"]
-    for row in rows:
-        took = f"{row['milliseconds']:.1f} ms" if "milliseconds" in row else f"{row['mebibytes']} MiB"
-        lines.append(f"| {row['case']} | {row['side']} | {took} | {row['ratio']:.2f} |")
-    return "\n".join(lines)
-
-
 def save(rows: list[dict], rounds: int, path: Path) -> None:
     """Write rows and what they were measured on. Rows of the same work in an older file are replaced, others stay."""
-    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    old = report.load(path)
     measured = {row["case"] for row in rows}
     machine = {
         "machine": f"{torch.get_num_threads()} CPU threads ({platform.machine()}), no GPU used",

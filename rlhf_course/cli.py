@@ -169,7 +169,8 @@ def reproduce(names, seeds, output, jobs, listing):
     """Measure the course's tables again, from pre-training on.
 
     NAMES are tables, such as reward_model.label_noise, or beginnings of them, such as reward_model; `all` is all of
-    them. Interrupted? The same command goes on where it stopped.
+    the small world's. (capstone, which trains SmolLM2-135M, has to be named.) Interrupted? The same command goes on
+    where it stopped.
 
     \b
       rlhf-course reproduce --list
@@ -186,7 +187,8 @@ def reproduce(names, seeds, output, jobs, listing):
         return
     if not names:
         raise ValueError("name a table, a topic, or `all`; rlhf-course reproduce --list says which there are")
-    wanted = [name for name in known if "all" in names or name.startswith(names)]
+    everything = "all" in names
+    wanted = [name for name in known if name.startswith(names) or (everything and not name.startswith("capstone"))]
     if strangers := [name for name in names if name != "all" and not any(table.startswith(name) for table in known)]:
         raise ValueError(f"there is no table {strangers[0]!r}; rlhf-course reproduce --list says which there are")
     try:
@@ -194,6 +196,8 @@ def reproduce(names, seeds, output, jobs, listing):
             click.echo(f"written: {written}")
     except KeyboardInterrupt:
         raise Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
+    except RuntimeError as incomplete:
+        raise Sentence(str(incomplete), 1) from None
 
 
 @main.command()
@@ -246,7 +250,7 @@ def claims(lesson, update):
 @click.option("--only", multiple=True, help="Beginning of what to measure, such as dpo or sampling; may be repeated.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Alternating rounds.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads torch may use.")
-@click.option("--save", is_flag=True, help="Keep the results in benchmarks/results.json (for authors).")
+@click.option("--save", is_flag=True, help="Keep the results in benchmarks/ (for authors).")
 def bench(model, only, repeats, threads, save):
     """Measure our trainers and sampler side by side with TRL's and transformers'.
 
@@ -261,7 +265,7 @@ def bench(model, only, repeats, threads, save):
     from tqdm import tqdm
     from transformers.utils import logging
 
-    from benchmarks import run
+    from benchmarks import report, run
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -279,8 +283,9 @@ def bench(model, only, repeats, threads, save):
             continue
         rows += found
         if save:
-            run.save(found, repeats, run.FOLDER / "results.json")
-    click.echo(run.table(rows))
+            run.save(found, repeats, report.FOLDER / "results.json")
+            report.write()
+    click.echo(report.table(rows))
     if len(rows) == 0:
         raise Sentence("nothing could be compared", 1)
 

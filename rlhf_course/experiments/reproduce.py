@@ -12,7 +12,7 @@ import os
 import pkgutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -56,6 +56,7 @@ def reproduce(
 
     Raises:
         ValueError: for an unknown name, with those there are, for no seed, or for no job.
+        RuntimeError: if tables could not be measured; all others are written by then.
     """
     for name in names:
         check_choice("experiment", name, tuple(experiments()))
@@ -66,16 +67,25 @@ def reproduce(
     topics = [list(tables) for _, tables in groupby(names, key=lambda name: name.split(".")[0])]
     tasks = [[kept[name, seed] for name in tables] for tables in topics for seed in seeds]
     tasks = [missing for parts in tasks if (missing := [part for part in parts if not part.is_file()])]
+    failures: list[str] = []
     with tqdm(total=len(kept), initial=len(kept) - sum(map(len, tasks)), unit="table and seed") as bar:
-        for lines in _run(tasks, jobs):
-            bar.update(len(lines))
-            for line in lines:
+        for lines, failed in _run(tasks, jobs):
+            for line in lines + failed:
                 say(line)
-    return [_join(name, [kept[name, seed] for seed in seeds]).save(folder) for name in names]
+            failures += failed
+            bar.n = sum(part.is_file() for part in kept.values())
+            bar.refresh()
+    seeds_of = {name: [kept[name, seed] for seed in seeds] for name in names}
+    whole = {name: parts for name, parts in seeds_of.items() if all(part.is_file() for part in parts)}
+    written = [_join(name, parts).save(folder) for name, parts in whole.items()]
+    if failures:
+        missing = ", ".join(name for name in names if name not in whole)
+        raise RuntimeError(f"not measured: {missing}; the others are in {folder}. First, {failures[0]}")
+    return written
 
 
-def _run(tasks: list[list[Path]], jobs: int) -> Iterator[list[str]]:
-    """What is to be said of each task, as it is done."""
+def _run(tasks: list[list[Path]], jobs: int) -> Iterator[tuple[list[str], list[str]]]:
+    """What is to be said of measured tables and of those that could not be, as they are done and now and then."""
     if jobs == 1:
         yield from (_measure([part]) for task in tasks for part in task)  # heard of a table at a time
         return
@@ -83,21 +93,28 @@ def _run(tasks: list[list[Path]], jobs: int) -> Iterator[list[str]]:
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, fresh, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         try:
-            for done in as_completed([pool.submit(_measure, task) for task in tasks]):
-                yield done.result()
+            waiting = {pool.submit(_measure, task) for task in tasks}
+            while waiting:
+                done, waiting = wait(waiting, timeout=2, return_when=FIRST_COMPLETED)
+                yield from (task.result() for task in done)
+                yield [], []  # the tables of unfinished tasks are counted too
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _measure(parts: list[Path]) -> list[str]:
-    """Measure parts of one seed, `…/seed-0/topic.table.json`: a line on each."""
-    lines = []
+def _measure(parts: list[Path]) -> tuple[list[str], list[str]]:
+    """Measure parts of one seed, `…/seed-0/topic.table.json`: a line on each measured one, and on each that failed."""
+    lines, failed = [], []
     for part in parts:
         name, seed, began = part.stem, int(part.parent.name.removeprefix("seed-")), time.perf_counter()
-        experiments()[name](seeds=(seed,)).save(part.parent)
-        lines.append(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
-    return lines
+        try:
+            experiments()[name](seeds=(seed,)).save(part.parent)
+        except Exception as error:  # the other tables are still worth measuring
+            failed.append(f"{name}, seed {seed}: {type(error).__name__}: {error}")
+        else:
+            lines.append(f"{name}, seed {seed}: {time.perf_counter() - began:.0f} s")
+    return lines, failed
 
 
 def _join(name: str, parts: list[Path]) -> Table:

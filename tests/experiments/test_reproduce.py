@@ -57,6 +57,28 @@ def test_a_table_is_measured_and_an_interruption_loses_nothing(measured, tmp_pat
     assert len(json.loads((tmp_path / "topic.claim.json").read_text())["rows"]) == 1
 
 
+def test_a_table_that_cannot_be_measured_does_not_stop_the_others(measured, monkeypatch, tmp_path):
+    def offline(seeds=(0, 1, 2)):
+        """Needs what is not there."""
+        raise ValueError("the Hub cannot be reached")
+
+    both = {"elsewhere.data": offline, **module.experiments()}
+    monkeypatch.setattr(module, "experiments", lambda: both)
+    result = call("all", "--seeds", 2, "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "elsewhere.data, seed 1: ValueError: the Hub cannot be reached" in result.stdout
+    assert "not measured: elsewhere.data; the others are in" in result.stderr
+    assert measured[0] == [0, 1] and (tmp_path / "topic.claim.json").exists()
+
+
+def test_all_is_the_small_world_and_the_capstone_has_to_be_named(measured, monkeypatch, tmp_path):
+    seen, _ = measured
+    (claim,) = module.experiments().values()
+    monkeypatch.setattr(module, "experiments", lambda: {"capstone.cpu": claim})
+    assert call("all", "--seeds", 1, "--output", tmp_path).exit_code == 0 and seen == []
+    assert call("capstone", "--seeds", 1, "--output", tmp_path).exit_code == 0 and seen == [0]
+
+
 def test_the_list_and_what_is_not_on_it(measured, tmp_path):
     assert "topic.claim" in call("--list").stdout and "What is claimed." in call("--list").stdout
     for words, message in (((), "name a table"), (("topic.clam",), "there is no table 'topic.clam'")):
@@ -75,7 +97,7 @@ def measure_for_show(parts):
     for part in parts:
         seed = int(part.parent.name.removeprefix("seed-"))
         Table("kl.best_of_n", {"seeds": [seed]}, [{"seed": seed, "process": os.getpid()}]).save(part.parent)
-    return [f"{part.parent.name} done" for part in parts]
+    return [f"{part.parent.name} done" for part in parts], []
 
 
 def test_several_processes_share_the_work(tmp_path, monkeypatch):
