@@ -2,6 +2,7 @@
 
 Reported is the process's highest resident memory, less what was resident when the model had been loaded: activations,
 logits, gradients, the optimiser's state, and on TRL's side its copy of the model for the reference where it keeps one.
+Gradient checkpointing is on for all sides, so that activations, alike on all of them, do not hide the rest.
 The parent sees only what the children print. Run a child by hand with `python -m benchmarks.memory SIDE MODEL ...`.
 """
 
@@ -72,6 +73,7 @@ def _step(side: str, case: MemoryCase) -> float:
         max_steps=STEPS,
         max_length=case.tokens,
         learning_rate=1e-5,
+        gradient_checkpointing=True,
         bf16=False,
         use_cpu=True,
         disable_tqdm=True,
@@ -81,7 +83,7 @@ def _step(side: str, case: MemoryCase) -> float:
         trainer.train()
     else:
         with tempfile.TemporaryDirectory() as folder:
-            theirs = trl_trainer(trainer, folder, **THEIRS[side])
+            theirs = trl_trainer(trainer, folder, **THEIRS[side] | {"gradient_checkpointing": True})
             # TRL works on a copy. Nothing may keep ours in its memory; the schedule does, by our trainer's rates.
             theirs.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(theirs.optimizer, lambda step: 1.0)
             del trainer, model
