@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup lab test test-fast lint clean
+.PHONY: help setup lab test test-fast rehearsal lint clean
 
 help:
 	@echo "make setup      the virtual environment in $(VENV), with everything the course needs"
 	@echo "make lab        JupyterLab on lesson 00 (the first call sets up)"
 	@echo "make test       lint, then the whole suite, notebooks and browser included"
+	@echo "make rehearsal  the learner's notebooks, every cell, with runs cut short"
 	@echo "make test-fast  no notebooks, no browser, no long training: for daily work"
 	@echo "make lint       ruff over package, tests and solutions"
 	@echo "make clean      remove $(VENV)"
@@ -38,6 +39,8 @@ lint: setup
 # Each worker has one thread. A lesson stays with one worker, so two lessons are run at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 NBVAL  := -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
+# The browser's tests run every cell of the learner's notebooks in a rehearsal; without a browser nbval does.
+BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # Progress made by a test is kept out of the way.
 ASIDE  := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && TQDM_DISABLE=1 RLHF_COURSE_HOME=$$home
 
@@ -45,9 +48,12 @@ test: lint
 	@echo "== 1 of 3: the suite: package, notebooks' structure, browser, Colab's versions"
 	$(PYTEST)
 	@echo "== 2 of 3: the learner's notebooks, every cell, in a rehearsal (runs cut short)"
-	$(ASIDE) RLHF_COURSE_FAST=1 $(PYTEST) -q $(NBVAL) notebooks
+	$(if $(BROWSER),@echo "done: the browser has run them",$(MAKE) rehearsal)
 	@echo "== 3 of 3: the solutions in full; the printed numbers that the text quotes are compared"
 	$(ASIDE) $(PYTEST) -q $(NBVAL) solutions
+
+rehearsal: setup
+	$(ASIDE) RLHF_COURSE_FAST=1 $(PYTEST) -q $(NBVAL) notebooks
 
 test-fast: setup
 	$(PYTEST) -m "not slow and not browser"
