@@ -38,6 +38,16 @@ def test_a_table_comes_back_from_its_file(tmp_path, monkeypatch):
         load_result("topic.clam")
 
 
+def test_every_shipped_table_says_in_short_lines_what_it_is_and_how_to_measure_it_again():
+    for name in shipped_results():
+        table = load_result(name)
+        *about, again = repr(table).splitlines()
+        assert again == f"  Again: {table.rerun}"
+        assert max(len(line) for line in [*about, again]) <= 100
+        for setting, value in table.settings.items():
+            assert isinstance(value, dict) or any(f"{setting} {value}" in line for line in about)
+
+
 def test_every_shipped_table_names_an_experiment_and_its_seeds():
     import importlib
 

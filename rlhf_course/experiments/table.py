@@ -2,6 +2,7 @@
 
 import html
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 #: Where the shipped tables lie, one file each.
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+_TIE = "\xa0"  # a space at which no line is broken
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ class Table:
         return draft.replace(path)  # whole or not at all
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if not isinstance(value, dict))
-        return f"{self.name}: {len(self.rows)} measurements ({settings}). Again: {self.rerun}"
+        shown = {name: value for name, value in self.settings.items() if not isinstance(value, dict)}
+        settings = ", ".join(f"{name} {value}".replace(" ", _TIE) for name, value in shown.items())
+        about = textwrap.fill(f"{self.name}: {len(self.rows)} measurements ({settings}).", 100, subsequent_indent="  ")
+        return f"{about}\n  Again: {self.rerun}".replace(_TIE, " ")
 
     def _repr_html_(self) -> str:
         columns = list(self.rows[0])

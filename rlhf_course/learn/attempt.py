@@ -3,7 +3,8 @@
 **Whose code runs?** One rule, without exceptions to remember:
 
 - *Calling* the function runs what the learner wrote, right or wrong. While the stub still raises
-  `exercise.NotAttempted`, the course's reference runs in its place, so that Run All reaches the end.
+  `exercise.NotAttempted`, the course's reference runs in its place, so that Run All reaches the end. Code that raises,
+  or returns nothing, stops the cell that calls it, and a printed line names the exercise and the way on.
 - *Training* a model with it goes through `usable(function)`: the learner's own function once it passes its
   checks, the reference until then. One printed line says which of the two it is.
 """
@@ -38,10 +39,17 @@ def exercise(exercise_id: str) -> Callable[[Callable[..., Any]], Callable[..., A
     def mark(attempt: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(attempt)
         def function(*args, **kwargs):
+            __tracebackhide__ = True  # IPython shows the calling cell and the learner's line, and not this
             try:
-                return attempt(*args, **kwargs)
+                found = attempt(*args, **kwargs)
+                if found is None:  # never right; left alone, it would raise somewhere in the lesson's own code
+                    raise TypeError(f"{attempt.__name__} returned None: is there a `return` on every path?")
+                return found
             except NotAttempted:
                 return reference(*args, **kwargs)
+            except Exception as error:
+                _tell_the_way_on(exercise_id, error)
+                raise
 
         function.exercise_id = exercise_id
         function.attempt = attempt
@@ -107,6 +115,15 @@ def solution(exercise_id: str) -> None:
         return
     print(textwrap.dedent(inspect.getsource(found.solution)))
     print(textwrap.fill(f"Why: {found.reason}", width=100))
+
+
+def _tell_the_way_on(exercise_id: str, error: Exception) -> None:
+    """Print whose code stops this cell, and how to go on: once, though one exercise may call another."""
+    if not getattr(error, "way_on_told", False):
+        error.way_on_told = True
+        print(f"! {exercise_id}: this cell calls your code, and it raised {type(error).__name__}.")
+        print("  Repair it, run its cell again, then this one. Or put `raise exercise.NotAttempted` above your code:")
+        print("  the course's own version then runs in its place.")
 
 
 def _not_an_exercise(function: Any) -> str | None:

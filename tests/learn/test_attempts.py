@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from rlhf_course import capstone
+from rlhf_course.evaluation import wilson_interval
 from rlhf_course.learn import check, exercise, grade, hint, progress, solution, usable
 from rlhf_course.learn.attempt import _hints_given
+from rlhf_course.learn.catalogue import exercises
 from rlhf_course.learn.topics import UnknownName
 from rlhf_course.losses import reward_loss as reference
 
@@ -47,6 +50,36 @@ def test_a_call_runs_the_learners_code_right_or_wrong():
     assert not torch.allclose(wrong_sign(CHOSEN, REJECTED), reference(CHOSEN, REJECTED))
     with pytest.raises(AttributeError):
         raising(CHOSEN, REJECTED)
+
+
+def test_a_call_of_code_that_raises_names_the_exercise_and_the_way_on(capsys):
+    @exercise("kl.kl_estimate")
+    def calls_another(logps, ref_logps, estimator):
+        return raising(logps, ref_logps)
+
+    with pytest.raises(AttributeError, match="no_such_method"):
+        calls_another(CHOSEN, REJECTED, "k1")
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "! reward_model.reward_loss: this cell calls your code, and it raised AttributeError."
+    assert "put `raise exercise.NotAttempted` above your code" in rest[0]
+    assert len(rest) == 2, "told once, where it raised"
+
+
+def test_a_call_of_code_that_returns_nothing_stops_at_once_and_not_in_the_lessons_own_code(capsys):
+    @exercise("reward_model.reward_loss")
+    def nothing(chosen_rewards, rejected_rewards):
+        pass
+
+    with pytest.raises(TypeError, match="nothing returned None: is there a `return`"):
+        nothing(CHOSEN, REJECTED)
+    assert capsys.readouterr().out.startswith("! reward_model.reward_loss: this cell calls your code, ")
+    check(nothing)
+    assert "it returned None" in capsys.readouterr().out
+
+
+def test_no_exercise_asks_for_none():
+    for entry in exercises().values():
+        assert all(entry.reference(*case.args) is not None for case in entry.make_cases()), entry.id
 
 
 def test_training_uses_the_learners_function_once_it_passes(capsys):
@@ -110,6 +143,23 @@ def test_a_pass_is_remembered(capsys):
 )
 def test_a_mistake_is_recognised_however_it_is_spelt(id, function, mistake):
     assert grade(id, function).mistake == mistake
+
+
+def test_of_several_mistakes_in_one_result_the_first_is_named():
+    def rate_for_wins_and_characters(before, after, judge, prompts):
+        old, new = [before(prompt) for prompt in prompts], [after(prompt) for prompt in prompts]
+        rate = sum(judge(*b) > judge(*a) for a, b in zip(zip(prompts, old), zip(prompts, new))) / len(prompts)
+        low, high = wilson_interval(rate, len(prompts))
+        return {"win_rate": rate, "low": low, "high": high, "n": len(prompts), "length_before": 1, "length_after": 1}
+
+    result = grade("capstone.evaluate", rate_for_wins_and_characters)
+    assert result.mistake == "a rate in place of wins"
+    assert "key 'low'" in result.message
+
+
+def test_an_entry_of_the_wrong_kind_is_named():
+    result = grade("capstone.evaluate", lambda *args: dict(capstone.evaluate(*args), low=(0.3, 0.9)))
+    assert "key 'low': expected a number, got tuple" in result.message
 
 
 def test_what_the_listed_mistakes_warn_of_is_not_shown(recwarn, capfd):

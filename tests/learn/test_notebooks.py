@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from rlhf_course import REPOSITORY
+from rlhf_course.learn import board
 from rlhf_course.learn.build import build
 from rlhf_course.learn.catalogue import exercises
 from rlhf_course.learn.mime import WIDGET_VIEW
@@ -172,6 +173,26 @@ def test_a_solution_passes_its_own_checks(path):
     for cell in code(path):
         for name in re.findall(r"^check\((\w+)\)", cell.source, re.MULTILINE):
             assert re.search(rf"^✓ \w+\.{name}: ", printed(cell), re.MULTILINE), f"{path.name}: {name}"
+
+
+@in_solutions
+def test_a_printed_table_fits_into_the_window(path):
+    """JupyterLab beside its file browser shows 107 letters on a screen 1280 pixels wide; a longer row is folded.
+
+    A remark in brackets at the end of a row may be.
+    """
+    for cell in code(path):
+        lines = [re.sub(r" \([^()]*\)$", "", line) for line in printed(cell).splitlines()]
+        rows = [line for line in lines if len(re.findall(r"\S  +\S", line)) > 2]
+        assert max(map(len, rows), default=0) <= 107, f"{path.name}, cell {cell.id}: a row of its table is folded"
+
+
+@in_solutions
+def test_a_board_that_is_shown_has_every_lesson(path):
+    for cell in code(path):
+        if cell.source == "print(board())":
+            shown, today = ([line.split()[:2] for line in text.splitlines()] for text in (printed(cell), str(board())))
+            assert shown[:-1] == today[:-1]  # the last names the next exercise
 
 
 @in_solutions
