@@ -206,7 +206,8 @@ class LastColumnRewardModel(RewardModel):
     """The fault: the score is read in the batch's last column, where all answers but the longest have padding."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden, _ = self._hidden_states(input_ids, attention_mask)
+        # With its padding: our own models never run it, and have nothing to say there.
+        hidden = self._inner().base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         return upcast(self._inner().score(hidden[:, -1])).squeeze(-1)
 
 

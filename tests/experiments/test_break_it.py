@@ -98,6 +98,9 @@ def test_the_last_columns_score_depends_on_the_padding(toy):
         torch.testing.assert_close(good(ids, torch.ones_like(ids)), good(padded, mask))
         torch.testing.assert_close(bad(ids, torch.ones_like(ids)), good(padded, mask))
         assert not torch.allclose(bad(padded, mask), good(padded, mask), atol=1e-3)
+        # What it reads there is about the answer all the same, which is why it goes unnoticed.
+        other = torch.tensor([[9, 10, 11, 12, 0, 0]])
+        assert not torch.allclose(bad(padded, mask), bad(other, mask), atol=1e-3)
     rows = [{"prompt": "<bos> explain gravity . <sep>", "chosen": "it is " * n} for n in (1, 4)]
     assert neighbours_shift(good, rows) < 1e-5 < 1e-3 < neighbours_shift(bad, rows)
 
