@@ -28,8 +28,8 @@ def toy():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "COMPARISONS": 8,
-            "RANKINGS": 4,
-            "HELD_OUT": 12,
+            "RANKINGS": 12,
+            "HELD_OUT": 40,
             "FRESH_ANSWERS": 4,
             "NEIGHBOURS": 4,
         }.items():
