@@ -222,21 +222,41 @@ def recipe(name, seed, scale):
 
 @main.command()
 @click.option("--lesson", help="Only those of a lesson, such as 05.")
-@click.option("--update", is_flag=True, help="Write what the shipped tables hold now into the ledger (for authors).")
-def claims(lesson, update):
-    """List what the course claims, who said it, what measures it, and what was measured in each seed."""
+@click.option(
+    "--tables",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of tables that `reproduce` measured: what they say of each claim.",
+)
+@click.option("--update", is_flag=True, help="Write what the tables hold now into the ledger (for authors).")
+def claims(lesson, tables, update):
+    """List what the course claims, who said it, what measures it, and what was measured in each seed.
+
+    With --tables, judge your own measurements too; the exit status is then 1 if a claim does not hold in them.
+    """
     from rlhf_course.experiments import claims as ledger
+    from rlhf_course.experiments.table import read_table
 
     if update:
-        ledger.LEDGER.write_text(ledger.update(ledger.LEDGER.read_text(encoding="utf-8")), encoding="utf-8")
+        ledger.LEDGER.write_text(ledger.update(ledger.LEDGER.read_text(encoding="utf-8"), tables), encoding="utf-8")
         click.echo(f"written: {ledger.LEDGER}")
         return
+    broken = []
     for claim in ledger.claims().values():
-        if lesson is None or lesson in claim.lessons:
-            click.echo(f"{claim.id} (lesson {', '.join(claim.lessons)})\n  {claim.says}")
-            click.echo(f"  {claim.table}: {claim.measure} {claim.relation}, {claim.over}")
-            click.echo(f"  measured: {', '.join(f'{value:g}' for value in claim.measured)}")
-            click.echo(f"  source: {claim.source}\n" if claim.source else "")
+        if lesson is not None and lesson not in claim.lessons:
+            continue
+        click.echo(f"{claim.id} (lesson {', '.join(claim.lessons)})\n  {claim.says}")
+        click.echo(f"  {claim.table}: {claim.measure} {claim.relation}, {claim.over}")
+        for word, values in (("measured", claim.measured), ("measured again", claim.again)):
+            if values:
+                click.echo(f"  {word}: {', '.join(f'{value:g}' for value in values)}")
+        if tables and (tables / f"{claim.table}.json").is_file():
+            yours = claim.values(read_table(tables, claim.table))
+            verdict = "it holds" if claim.holds(yours) else "IT DOES NOT HOLD"
+            click.echo(f"  yours: {', '.join(f'{value:g}' for value in yours)}: {verdict}")
+            broken += [] if claim.holds(yours) else [claim.id]
+        click.echo(f"  source: {claim.source}\n" if claim.source else "")
+    if broken:
+        raise Sentence(f"{len(broken)} claims do not hold in {tables}: {', '.join(broken)}", 1)
 
 
 @main.command()

@@ -11,6 +11,7 @@ A claim in `claims.toml` reads
     measure = "last('gold', run='β = 0') - last('gold', run='healthy')"
     relation = "< 0"                            # for every seed; `over = "mean"`: for their mean
     measured = [-4.58, -3.71, -1.35]            # for each seed of the table, as `rlhf-course claims --update` writes it
+    again = [-4.12, -3.9, -1.6]                 # the same seeds on another machine, where rounding differs
     small = { steps = 20, FRESH_ANSWERS = 64, relation = "< 0" }
 
 `measure` is worked out on the rows of one seed. It may call `mean`, `first`, `last`, `lowest`, `highest` and `count`,
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_course.experiments.models import from_shipped_models
-from rlhf_course.experiments.table import Table, load_result
+from rlhf_course.experiments.table import Table, load_result, read_table
 
 LEDGER = Path(__file__).with_name("claims.toml")
 _RELATIONS: dict[str, Callable[[float, float], bool]] = {
@@ -44,6 +45,7 @@ class Claim:
     """One claim of the ledger; the module's docstring shows how it is written.
 
     Attributes:
+        again: of the same seeds, measured once more; the relation must hold there too. Empty where that was not done.
         over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
         small: how a test sees the claim in a new run within seconds: arguments of the experiment, constants of its
             module (in capitals), and `relation` where it is another then. Empty where only full runs show it.
@@ -56,6 +58,7 @@ class Claim:
     measure: str
     relation: str
     measured: tuple[float, ...] = ()
+    again: tuple[float, ...] = ()
     source: str | None = None
     over: str = "every seed"
     small: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +98,7 @@ def claims() -> dict[str, Claim]:
     """Every claim by its id, in the ledger's order."""
     rows = tomllib.loads(LEDGER.read_text(encoding="utf-8"))["claim"]
     found = [
-        Claim(**{**row, "lessons": tuple(row["lessons"]), "measured": tuple(row.get("measured", ()))}) for row in rows
+        Claim(**row | {name: tuple(row.get(name, ())) for name in ("lessons", "measured", "again")}) for row in rows
     ]
     return {claim.id: claim for claim in found}
 
@@ -129,15 +132,22 @@ def measure(expression: str, table: Table, seed: int) -> float:
     return round(float(eval(expression, {"__builtins__": {}}, names)), 4)  # the ledger's text, no one else's
 
 
-def update(text: str) -> str:
-    """The ledger's text with `measured` as the shipped tables have it now."""
-    lines = []
+def update(text: str, folder: Path | None = None) -> str:
+    """The ledger's text with `measured` as the shipped tables have it now.
+
+    Args:
+        folder: of tables measured again (`rlhf-course reproduce`): their values go to `again` instead.
+    """
+    field = "again" if folder else "measured"
+    lines, found = [], None
     for line in text.splitlines():
-        if line.startswith("measured = "):
-            continue
         if line.startswith("id = "):
             claim = claims()[tomllib.loads(line)["id"]]
+            found = None if folder and not (folder / f"{claim.table}.json").is_file() else claim
+        if found and line.startswith(f"{field} = "):
+            continue
         lines.append(line)
-        if line.startswith("relation = "):
-            lines.append(f"measured = [{', '.join(f'{value:g}' for value in claim.values())}]")
+        if found and line.startswith("measured = " if folder else "relation = "):
+            table = read_table(folder, found.table) if folder else None
+            lines.append(f"{field} = [{', '.join(f'{value:g}' for value in found.values(table))}]")
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from rlhf_course.cli import main
 from rlhf_course.experiments import Table
 from rlhf_course.experiments.claims import LEDGER, claims, measure, update
 from rlhf_course.experiments.reproduce import experiments
-from rlhf_course.experiments.table import shipped_results
+from rlhf_course.experiments.table import load_result, shipped_results
 from rlhf_course.learn.topics import TOPICS
 
 every_claim = pytest.mark.parametrize("claim", [pytest.param(claim, id=claim.id) for claim in claims().values()])
@@ -22,6 +22,11 @@ def test_a_claim_holds_in_the_shipped_table(claim):
     values = claim.values()
     assert claim.holds(values), f"{claim.says} {claim.measure} {claim.relation}: {values}"
     assert values == pytest.approx(claim.measured, abs=1e-3), "run `rlhf-course claims --update`"
+
+
+@pytest.mark.parametrize("claim", [pytest.param(c, id=c.id) for c in claims().values() if c.again])
+def test_a_claim_holds_where_its_seeds_were_measured_again(claim):
+    assert claim.holds(claim.again), f"{claim.says} {claim.measure} {claim.relation}: {claim.again}"
 
 
 @every_claim
@@ -101,6 +106,22 @@ def test_the_command_line_lists_claims():
     listed = CliRunner().invoke(main, ["claims", "--lesson", "05"])
     assert listed.exit_code == 0 and "ppo.no_price" in listed.output
     assert CliRunner().invoke(main, ["claims", "--lesson", "99"]).output == ""
+
+
+def test_ones_own_tables_are_judged_and_can_be_entered(tmp_path):
+    claim = next(c for c in claims().values() if c.over == "every seed")
+    shipped = load_result(claim.table)
+    shipped.save(tmp_path)
+    judged = CliRunner().invoke(main, ["claims", "--tables", str(tmp_path)])
+    assert judged.exit_code == 0 and judged.output.count(": it holds") >= 1
+    text = update(LEDGER.read_text(encoding="utf-8"), tmp_path)
+    entry = text[text.index(f'id = "{claim.id}"') :].split("[[claim]]")[0]
+    assert f"again = [{', '.join(f'{value:g}' for value in claim.values())}]" in entry
+    assert update(text, tmp_path) == text
+    turned = [{name: -x if isinstance(x, float) else x for name, x in row.items()} for row in shipped.rows]
+    Table(claim.table, shipped.settings, turned).save(tmp_path)
+    judged = CliRunner().invoke(main, ["claims", "--tables", str(tmp_path)])
+    assert judged.exit_code == 1 and "IT DOES NOT HOLD" in judged.output
 
 
 def test_every_table_that_ships_bears_a_claim():
