@@ -224,7 +224,7 @@ def recipe(name, seed, scale):
 @click.option("--lesson", help="Only those of a lesson, such as 05.")
 @click.option(
     "--tables",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A folder of tables that `reproduce` measured: what they say of each claim.",
 )
 @click.option("--update", is_flag=True, help="Write what the tables hold now into the ledger (for authors).")
@@ -236,6 +236,8 @@ def claims(lesson, tables, update):
     from rlhf_course.experiments import claims as ledger
     from rlhf_course.experiments.table import read_table
 
+    if tables and not any(tables.glob("*.json")):
+        raise ValueError(f"{tables} holds no table; rlhf-course reproduce all measures them")
     if update:
         ledger.LEDGER.write_text(ledger.update(ledger.LEDGER.read_text(encoding="utf-8"), tables), encoding="utf-8")
         click.echo(f"written: {ledger.LEDGER}")

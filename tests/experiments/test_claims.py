@@ -122,6 +122,8 @@ def test_ones_own_tables_are_judged_and_can_be_entered(tmp_path):
     Table(claim.table, shipped.settings, turned).save(tmp_path)
     judged = CliRunner().invoke(main, ["claims", "--tables", str(tmp_path)])
     assert judged.exit_code == 1 and "IT DOES NOT HOLD" in judged.output
+    nothing = CliRunner().invoke(main, ["claims", "--tables", str(tmp_path / "nothing")])
+    assert nothing.exit_code == 2 and "holds no table" in nothing.output
 
 
 def test_every_table_that_ships_bears_a_claim():
