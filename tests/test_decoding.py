@@ -1,11 +1,13 @@
 """A recorded step of decoding is the model's own: on its weights of the moment, for any batch, or not made at all."""
 
 import gc
+import logging
 import weakref
 
 import pytest
 import torch
 from test_generation import MODELS, PAD, VOCABULARY, full_forward_logps, llama, make, prompts
+from transformers.utils import logging as transformers_logging
 
 from rlhf_course.generation import generate
 from rlhf_course.models import decoding
@@ -110,6 +112,18 @@ def test_under_autocast_nothing_is_recorded():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sample(model, *prompts())
     assert recording(model) is None
+
+
+def test_a_recording_is_made_in_silence(caplog):
+    logging.Logger.warning_once.cache_clear()  # what transformers says once a process
+    transformers_logging.add_handler(caplog.handler)
+    try:
+        model = make("llama")
+        sample(model, *prompts())
+    finally:
+        transformers_logging.remove_handler(caplog.handler)
+    assert recording(model) is not None
+    assert not caplog.records
 
 
 def test_one_token_needs_no_recording():

@@ -143,7 +143,7 @@ class Answers:
         return self.texts[self.questions.index(asked)]
 
     def __str__(self) -> str:
-        kl, length = self.kl.mean().item(), self.lengths.float().mean().item()
+        kl, length = round(self.kl.mean().item(), 2) + 0.0, self.lengths.float().mean().item()  # -0.0 + 0.0 is 0.0
         return f"{len(self.texts)} answers: mean score {self.scores.mean():+.2f}, KL {kl:.2f} nats, {length:.0f} tokens"
 
 

@@ -112,7 +112,8 @@ class ChatView:
             self._set_busy(False)
 
     def _set_busy(self, busy: bool) -> None:
-        self._busy = self.text.disabled = self.send.disabled = self.forget.disabled = busy
+        # The field stays open: one that is disabled loses the focus, and the next message would need the mouse.
+        self._busy = self.send.disabled = self.forget.disabled = busy
 
     def _forget(self, _button) -> None:
         self.messages = []

@@ -47,6 +47,8 @@ def difference(expected: Any, got: Any, tolerance: float | None = None) -> str |
         numbered = [(str(index), value) for index, value in enumerate(expected)]
         return _items_difference(numbered, {str(i): value for i, value in enumerate(got)}, "item", tolerance)
     if isinstance(expected, float):
+        if not isinstance(got, bool | int | float | np.number | Tensor):
+            return f"expected a number, got {type(got).__name__}"
         return _tensor_difference(torch.tensor(expected, dtype=torch.float64), got, tolerance)
     try:
         equal = bool(expected == got)

@@ -185,14 +185,25 @@ def _tolerance(case: Case, part: str) -> float | None:
     return case.tolerance if part == "the value" else None
 
 
-def _explains(mistake: _Observation, got: _Observation, problem: _Problem, case: Case) -> bool:
-    """Whether the mistake does what the learner's function does where that goes wrong."""
+def _explains(
+    mistake: _Observation, got: _Observation, problem: _Problem, case: Case, wanted: _Observation | None = None
+) -> bool:
+    """Whether the mistake does what the learner's function does where that goes wrong.
+
+    With `wanted`, the reference's observation, entries of a dict count only up to the first that is wrong.
+    """
     if problem.error:
         return type(mistake.error) is type(got.error)
     if problem.part not in mistake.parts:
         return False
     tolerance = _tolerance(case, problem.part)
-    return difference(mistake.parts[problem.part], got.parts[problem.part], tolerance) is None
+    made, found = mistake.parts[problem.part], got.parts[problem.part]
+    if wanted and all(isinstance(value, dict) for value in (made, found)):
+        names = list(wanted.parts[problem.part])
+        wrong = [difference(wanted.parts[problem.part][name], found.get(name), tolerance) for name in names]
+        names = names[: next((i + 1 for i, line in enumerate(wrong) if line), len(names))]
+        made, found = ({name: value[name] for name in names if name in value} for value in (made, found))
+    return difference(made, found, tolerance) is None
 
 
 def _recognise(
@@ -202,19 +213,25 @@ def _recognise(
     got: list[_Observation],
     problems: list[_Problem | None],
 ) -> Mistake | None:
-    """The mistake that explains the most failing cases; of two, the one that fails on fewer others."""
+    """The mistake that explains the most failing cases; of two, the one that fails on fewer others.
+
+    Where none explains a whole result of several entries, the one that explains its first wrong entry: a first
+    attempt is often wrong in more than one way.
+    """
     failing = [index for index, problem in enumerate(problems) if problem]
-    best, most = None, (0, -len(cases))
+    best, most = {}, {}
     for mistake in exercise.mistakes:
         with warnings.catch_warnings(action="ignore"):  # what a listed mistake warns of is no affair of the learner's
             seen = [_observe(exercise, mistake.function, case) for case in cases]
-        explained = [i for i in failing if _explains(seen[i], got[i], problems[i], cases[i])]
-        if failing[0] not in explained or 2 * len(explained) < len(failing):
-            continue
         others = sum(_problem(expected[i], seen[i], cases[i]) is not None for i in range(len(cases)) if not problems[i])
-        if (len(explained), -others) > most:
-            best, most = mistake, (len(explained), -others)
-    return best
+        for in_part, wanted in ((False, [None] * len(cases)), (True, expected)):
+            explained = [i for i in failing if _explains(seen[i], got[i], problems[i], cases[i], wanted[i])]
+            if failing[0] not in explained or 2 * len(explained) < len(failing):
+                continue
+            score = (len(explained), -others)
+            if score > most.get(in_part, (0, -len(cases))):
+                best[in_part], most[in_part] = mistake, score
+    return best.get(False, best.get(True))
 
 
 def _argument_names(exercise: Exercise) -> list[str]:

@@ -70,6 +70,7 @@ class InterviewView:
         self.kept = ipywidgets.HTML()
         self.revealed = ipywidgets.VBox()
         self.points: list[ipywidgets.Checkbox] = []
+        self.question: InterviewQuestion | None = None
         self.box = ipywidgets.VBox(
             [
                 ipywidgets.HBox([self.stars, self.topic], layout=ipywidgets.Layout(flex_flow="row wrap")),
@@ -95,22 +96,35 @@ class InterviewView:
 
     def _filtered(self, _change) -> None:
         """Begin with the first question of the selection that was not scored yet."""
+        kept = self._keep_what_is_ticked()
         self.questions = select(self.topic.value or None, self.stars.value or None)
         scored = progress.load()["interviews"]
-        self._ask(next((q for q in self.questions if q.id not in scored), next(iter(self.questions), None)))
+        self._ask(next((q for q in self.questions if q.id not in scored), next(iter(self.questions), None)), kept)
 
     def _next(self, _button: ipywidgets.Button) -> None:
+        kept = self._keep_what_is_ticked()
         place = self.questions.index(self.question) + 1
-        self._ask(self.questions[place % len(self.questions)])
+        self._ask(self.questions[place % len(self.questions)], kept)
 
-    def _ask(self, question: InterviewQuestion | None) -> None:
+    def _keep_what_is_ticked(self) -> str:
+        """Whoever ticks and goes on without the button means the score to count: what is said of it, or nothing."""
+        if any(box.value for box in self.points) and not self.kept.value:
+            self._save(self.save)
+            return self.kept.value.replace("Kept:", "Kept for the last question:", 1)
+        return ""
+
+    def _ask(self, question: InterviewQuestion | None, feedback: str = "") -> None:
         self.question = question
-        self.own.value = self.feedback.value = self.kept.value = ""
-        self.revealed.children = []
+        self.own.value = self.kept.value = ""
+        self.feedback.value = feedback
+        self.revealed.children, self.points = [], []
         for widget in (self.own, self.reveal, self.next):
             widget.disabled = question is None
         if question is None:
-            self.text.value = block("No question has this difficulty and this topic. Choose another.", alert=True)
+            there = sorted({q.stars for q in select(self.topic.value)})
+            stars = " or ".join("★" * stars for stars in there)
+            words = f"No question on {self.topic.value} has this difficulty. Choose {stars} for it, or another topic."
+            self.text.value = block(words, alert=True)
             return
         place = f"<p>Question {self.questions.index(question) + 1} of {len(self.questions)}</p>"
         before = progress.load()["interviews"].get(question.id)
@@ -128,6 +142,8 @@ class InterviewView:
             ipywidgets.Checkbox(description=f"Point {number}", indent=False, layout=ipywidgets.Layout(width="90px"))
             for number in range(1, len(question.points) + 1)
         ]
+        for box in self.points:
+            box.observe(self._ticked, names="value")
         words = ipywidgets.Layout(flex="1 1 0%", min_width="0")
         lines = [
             ipywidgets.HBox(
@@ -144,6 +160,9 @@ class InterviewView:
             ipywidgets.HTML(block(question.follow_ups_to_html())),
         ]
         self.feedback.value = block("The model answer is below. Read it against yours.", alert=True)
+
+    def _ticked(self, _change) -> None:
+        self.kept.value = ""  # what it said is true no more
 
     def _save(self, _button: ipywidgets.Button) -> None:
         points, possible = sum(box.value for box in self.points), len(self.points)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rlhf_course._hub import quiet_loading
 from rlhf_course.models.unpadded import is_plain
 
 
@@ -161,8 +162,10 @@ def _recorded_step(model: nn.Module, inputs: Callable[[], tuple]) -> Callable[..
     tensors = [*model.parameters(), *model.buffers()]
     known = _recordings.get(model)
     if known is None or len(known.tensors) != len(tensors) or any(map(operator.is_not, known.tensors, tensors)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that the recording keeps: the model's own, which stay
+        # torch warns of sizes that the recording keeps: the model's own, which stay. It also looks at every attribute,
+        # and transformers warns of one that is of no use without labels.
+        with quiet_loading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             step = torch.jit.trace(_Step(model), inputs(), check_trace=False)
         known = _recordings[model] = _Recording(step, tensors)
     return known.step

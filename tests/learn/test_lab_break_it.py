@@ -2,6 +2,8 @@
 
 import base64
 import re
+import signal
+import threading
 from functools import partial
 
 import pytest
@@ -58,6 +60,18 @@ def test_a_story_is_well_formed(fault):
     assert sum(option.correct for option in story.question.options) == 1
     assert len({option.why for option in story.question.options}) == len(story.question.options)
     assert story.changed and story.finding[-1] != "." and story.diagnosis.count("**") == 2
+
+
+def test_the_steps_that_a_question_names_are_those_of_the_live_run():
+    for fault, method in (("β = 0", "ppo"), ("equal rewards", "grpo")):
+        assert f"{break_it.SHORT[method]['max_steps']} steps" in stories()[fault].question.text
+
+
+def test_a_number_that_is_nothing_but_rounding_is_told_as_0():
+    assert [module._number(value) for value in (1.6e-7, -2e-9, 0.0, 3.2e-4, -0.222)] == ["0"] * 3 + [
+        "0.00032",
+        "-0.222",
+    ]
 
 
 # ---------------------------------------------------------------------- the widget
@@ -118,6 +132,36 @@ def test_a_live_run_of_another_method(view, short):
     view.choice.value = "1"
     view.live_button.click()
     assert view.live[-1]["step"] == 2 and "Diagnosis." in view.feedback.value
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_it_says_how_to_stop_where_it_runs(view, monkeypatch, own_thread):
+    told = []
+    monkeypatch.setattr(module, "run", lambda *_: told.append(view.feedback.value))
+    view.choice.value = "1"
+    if own_thread:  # as JupyterLab does it since it knows subshells
+        thread = threading.Thread(target=view.live_button.click)
+        thread.start()
+        thread.join()
+    else:
+        view.live_button.click()
+    assert ("restart the kernel" if own_thread else "interrupt the kernel") in told[0]
+
+
+def test_an_interrupt_stops_a_run_where_the_kernel_ignores_them(view, monkeypatch):
+    def long(name, start, on_look):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the interrupt was ignored")
+
+    monkeypatch.setattr(module, "run", long)
+    view.choice.value = "1"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        view.live_button.click()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "Stopped before the first look" in view.feedback.value and not view.live_button.disabled
 
 
 def test_an_interrupt_leaves_the_lab_usable(view, short, monkeypatch):

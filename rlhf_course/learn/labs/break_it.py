@@ -6,7 +6,11 @@ run is trained in the cell, from the checkpoints that come with the course, and 
 
 import base64
 import html
+import signal
+import threading
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -132,10 +136,11 @@ class BreakIt(Lab):
             return
         self.live, self.revealed = [], False
         self.bar.value = 0
-        self.feedback.value = block("Training. To stop, interrupt the kernel.", alert=True)
         self._allow(False)
         try:
-            run(self.widgets["fault"].value, _start(_SEED), self._look)
+            with _interruptible() as how_to_stop:
+                self.feedback.value = block(f"Training. {how_to_stop}", alert=True)
+                run(self.widgets["fault"].value, _start(_SEED), self._look)
         except KeyboardInterrupt:
             told = f"Stopped after step {self.live[-1]['step']}." if self.live else "Stopped before the first look."
             self.feedback.value = block(f"{told} You can run it again, or choose another fault.", alert=True)
@@ -230,7 +235,8 @@ class BreakIt(Lab):
                 steps = [look["step"] for look in what.healthy.looks(SEEDS[0])]
                 near = max([at for at in steps if at <= step] or steps[:1])
                 then = _span(what.healthy, measure, near)
-                parts.append(f"{self.live[-1][measure]:.3g} live at step {step} (healthy ones at step {near}: {then})")
+                now = _number(self.live[-1][measure])
+                parts.append(f"{now} live at step {step} (healthy ones at step {near}: {then})")
             told.append(f"{MEASURES[measure]}: {', '.join(parts)}")
         return f"At step {end}, {'; '.join(told)}."
 
@@ -269,6 +275,23 @@ class BreakIt(Lab):
         return base64.b64encode(png(figure)).decode(), alt
 
 
+@contextmanager
+def _interruptible() -> Iterator[str]:
+    """Inside the `with`, an interrupt of the kernel raises KeyboardInterrupt; yields how to stop, in words.
+
+    A kernel may ignore interrupts while it handles a widget's message, since no cell is running. Nothing helps where a
+    callback has a thread of its own, which only newer kernels do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield "It takes less than a minute. An interrupt does not reach it here; to stop, restart the kernel."
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield "To stop, interrupt the kernel."
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
@@ -287,8 +310,13 @@ def _span(stored: Stored, measure: str, step: int) -> str:
     values = [look[measure] for seed in SEEDS for look in stored.looks(seed) if look["step"] == step]
     if None in values:
         return "–"
-    low, high = (f"{value:.3g}" for value in (min(values), max(values)))
+    low, high = map(_number, (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def _number(value: float) -> str:
+    """Three digits; what rounding has left of a 0, such as the 1.6e-07 nats of a policy that has not moved, is 0."""
+    return "0" if abs(value) < 1e-5 else f"{value:.3g}"
 
 
 LAB = BreakIt
