@@ -67,6 +67,10 @@ def policy(name: str) -> tuple[nn.Module, Any]:
     """A policy in float32, and its tokenizer: "tiny", "tiny-49k" (the same with SmolLM2's vocabulary) or "smollm2"."""
     if name == "smollm2":
         model, tokenizer = load_policy("smollm2-135m", "cpu")
+        # Its padding is its end token. transformers, and so TRL, finds where to read a reward by the padding's number,
+        # and would read one token early.
+        tokenizer.pad_token = tokenizer.unk_token
+        model.config.pad_token_id = tokenizer.pad_token_id
         return model.float(), tokenizer
     model, tokenizer = load_policy("tiny-sft", "cpu")
     if name == "tiny-49k":
