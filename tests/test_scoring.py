@@ -5,6 +5,7 @@ import torch
 from trainers.small import TOKENIZER, gpt2, llama, lora
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from rlhf_course.models import scoring
 from rlhf_course.models.scoring import CompletionLogps
 
 PAD, EOS = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
@@ -112,6 +113,22 @@ def test_the_prompts_logits_are_never_made():
     model.lm_head.register_forward_hook(lambda module, args, output: rows.append(output.shape[:-1].numel()))
     CompletionLogps(model)(*batch())
     assert rows == [sum(len(completion) for _, completion in ROWS)]
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_in_pieces_they_and_their_gradients_are_the_same(with_entropy, monkeypatch):
+    model = llama().double().train()
+    rows, made = [], []
+    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: made.append(len(logits)))
+    for at_once in (scoring.LOGITS_AT_ONCE, 2 * model.config.vocab_size):
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
+        model.zero_grad()
+        found = CompletionLogps(model)(*batch(), 0.7, with_entropy)
+        (found[0] if with_entropy else found).exp().sum().backward()
+        rows.append([*(found if with_entropy else [found]), *(weight.grad.clone() for weight in model.parameters())])
+    assert made == [6, 2, 2, 2, 2, 2, 2]  # of six tokens; then in pieces, forward and for the gradient
+    for whole, pieces in zip(*rows, strict=True):
+        torch.testing.assert_close(whole, pieces)
 
 
 def test_models_that_change_their_logits_are_refused():

@@ -1,10 +1,18 @@
 """Log-probabilities of completions under a language model, computed only where a completion token stands."""
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rlhf_course._checks import as_mask, check_same_shape, check_tensor
 from rlhf_course.logprobs import entropy, selective_log_softmax
 from rlhf_course.models.unpadded import hidden_states
+
+#: No more logits than this exist at a time (half a gigabyte in float32): of more tokens they are made piece by piece,
+#: and once more for the gradient.
+LOGITS_AT_ONCE = 2**27
 
 
 def body_and_head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -53,11 +61,24 @@ class CompletionLogps(nn.Module):
         check_same_shape(input_ids=input_ids, attention_mask=attention_mask, completion_mask=completion_mask)
         wanted = as_mask("completion_mask", completion_mask, input_ids)[:, 1:]
         body, head = body_and_head(self.model)
-        hidden = hidden_states(body, input_ids, attention_mask)
-        logits = head(hidden[:, :-1][wanted])
-        found = selective_log_softmax(logits, input_ids[:, 1:][wanted], temperature)
+        hidden = hidden_states(body, input_ids, attention_mask)[:, :-1][wanted]
+        tokens = input_ids[:, 1:][wanted]
+        of_piece = partial(_of_tokens, head, temperature=temperature, with_entropy=with_entropy)
+        size = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
+        if len(tokens) > size:
+            of_piece = partial(checkpoint, of_piece, use_reentrant=False, preserve_rng_state=False)
+        pieces = [of_piece(*piece) for piece in zip(hidden.split(size), tokens.split(size), strict=True)]
+        found, entropies = (torch.cat(column) for column in zip(*pieces, strict=True))
         logps = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
         if not with_entropy:
             return logps
-        entropies = entropy(logits.detach() / temperature)
         return logps, entropies.new_zeros(wanted.shape).masked_scatter(wanted, entropies)
+
+
+def _of_tokens(
+    head: nn.Module, hidden: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (T,) of tokens (T,) from hidden states (T, H), and the entropies there, empty if not wanted."""
+    logits = head(hidden)
+    entropies = entropy(logits.detach() / temperature) if with_entropy else logits.new_zeros(0)
+    return selective_log_softmax(logits, tokens, temperature), entropies
