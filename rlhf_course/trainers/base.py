@@ -278,6 +278,8 @@ class Trainer:
         nothing had happened. A second one stops in the middle of the step. With an `output_dir`, a checkpoint is
         written every `save_steps`, at the end, and on the first interrupt.
         """
+        for model in self.trained_models().values():
+            model.train()  # all of it: a LoRA wrapper may be in training mode around a model that is not
         silent = self.args.disable_tqdm or not self.accelerator.is_main_process
         bar = tqdm(
             total=self.max_steps,
@@ -319,7 +321,7 @@ class Trainer:
     def before_step(self) -> None:
         """Called before each step."""
         for model in self.trained_models().values():
-            if not model.training:
+            if not model.training:  # left so by whoever looked in between; visiting every module takes its time
                 model.train()
         self.optimizer.zero_grad()  # of a step that an error broke off
 

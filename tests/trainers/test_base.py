@@ -396,3 +396,16 @@ def test_the_default_settings_train():
     trainer = SFTTrainer(llama(), train_dataset=SFT_ROWS, processing_class=TOKENIZER, args=SFTConfig(disable_tqdm=True))
     assert trainer.max_steps == 1
     assert len(trainer.train()) == 1
+
+
+def test_all_of_a_model_is_in_training_mode_though_it_was_wrapped_in_evaluation_mode(monkeypatch):
+    pytest.importorskip("peft")
+    wrapped = lora(dropout=0.1).eval()
+    wrapped.training = True  # as peft leaves the wrapper of a model that was loaded in evaluation mode
+    trainer = make("dpo", model=wrapped, max_steps=1)
+    seen, compute_loss = [], trainer.compute_loss
+    monkeypatch.setattr(
+        trainer, "compute_loss", lambda rows: seen.append({m.training for m in wrapped.modules()}) or compute_loss(rows)
+    )
+    trainer.train()
+    assert seen == [{True}]
