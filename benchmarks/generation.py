@@ -23,6 +23,7 @@ from rlhf_course.models.tiny import tiny_config
 
 PAD, VOCABULARY = (getattr(tiny_config(), name) for name in ("pad_token_id", "vocab_size"))
 PROMPT, LONGEST = 6, 48
+GENERATE = "model.generate"
 
 #: For SmolLM2: answers to some are short, to others longer than `LONGEST` tokens.
 QUESTIONS = (
@@ -91,7 +92,7 @@ def run(rounds: int, rows: int = 64, tokens: int = 40) -> list[Result]:
             f"sampling, tiny, {rows} x {tokens}",
             rounds,
             {
-                "model.generate": lambda: theirs(model, ids, mask, tokens),
+                GENERATE: lambda: theirs(model, ids, mask, tokens),
                 "model.generate, its default top-k": lambda: theirs(model, ids, mask, tokens, top_k=50),
                 "model.generate, static cache": lambda: theirs(model, ids, mask, tokens, **static),
                 "model.generate and log-probabilities": lambda: theirs_with_logps(model, ids, mask, tokens),
@@ -102,7 +103,7 @@ def run(rounds: int, rows: int = 64, tokens: int = 40) -> list[Result]:
             f"sampling, tiny, {rows} x {tokens}, half the prompts padded",
             rounds,
             {
-                "model.generate": lambda: theirs(model, ids, padded, tokens),
+                GENERATE: lambda: theirs(model, ids, padded, tokens),
                 OURS: lambda: ours(model, ids, padded, tokens),
             },
         ),
@@ -122,7 +123,7 @@ def _to_real_stop_lengths(label: str, name: str, prompts: list, rounds: int) -> 
     batch = collate_prompts(rows, tokenizer.pad_token_id)
     ids, mask, stop = batch["input_ids"], batch["attention_mask"], tokenizer.eos_token_id
     samplers = {
-        "model.generate": lambda: theirs(model, ids, mask, LONGEST, stop),
+        GENERATE: lambda: theirs(model, ids, mask, LONGEST, stop),
         OURS: lambda: ours(model, ids, mask, LONGEST, stop),
     }
     return _race(f"sampling, {label}, {len(ids)} rows to real stop lengths", rounds, samplers)

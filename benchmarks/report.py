@@ -6,11 +6,11 @@ from pathlib import Path
 import matplotlib.style
 from matplotlib.figure import Figure
 
+from benchmarks.generation import GENERATE
 from benchmarks.training import BEST, DEFAULTS, THEIRS
 from rlhf_course.plots import COLOURS, STYLE, png
 
 FOLDER = Path(__file__).parent
-GENERATE = "model.generate"
 
 #: How many times ours the others should take: work, then at TRL's best settings and at its defaults.
 _TRAINING_GOALS = {
