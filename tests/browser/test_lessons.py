@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 import pytest
+from lesson_page import LOAD
 
 from rlhf_course.learn.catalogue import exercises
 from rlhf_course.learn.question import as_html
@@ -281,8 +282,10 @@ def test_a_lab_follows_its_slider(page, lesson):
     handle = page.tab_to(place, ".noUi-handle")
     value = handle.get_attribute("aria-valuenow")
     page.page.keyboard.press("ArrowLeft")
-    page.page.wait_for_function("([image, before]) => image.src !== before", arg=[image.element_handle(), before])
-    page.page.wait_for_function("([p, before]) => p.textContent !== before", arg=[status.element_handle(), sentence])
+    # Both are looked up anew at every try: with its text, the sentence's element is replaced too.
+    api = pytest.importorskip("playwright.sync_api")
+    api.expect(image).not_to_have_attribute("src", before, timeout=LOAD)
+    api.expect(status).not_to_have_text(sentence, timeout=LOAD)
     assert handle.get_attribute("aria-valuenow") != value
     assert image.evaluate("image => image.complete && image.naturalWidth") > 400
     page.picture("7-lab-moved")
