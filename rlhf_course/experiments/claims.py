@@ -12,23 +12,21 @@ A claim in `claims.toml` reads
     relation = "< 0"                            # for every seed; `over = "mean"`: for their mean
     measured = [-4.58, -3.71, -1.35]            # for each seed of the table, as `rlhf-course claims --update` writes it
     again = [-4.12, -3.9, -1.6]                 # the same seeds on another machine, where rounding differs
-    small = { steps = 20, FRESH_ANSWERS = 64, relation = "< 0" }
+    small = "< -0.5"                            # what a new run of one seed, in small, must show; see `small.py`
 
 `measure` is worked out on the rows of one seed. It may call `mean`, `first`, `last`, `lowest`, `highest` and `count`,
 each with a column and values that other columns must have, and `sqrt`, `log`, `abs`, `min`, `max`.
 """
 
-import importlib
 import math
 import operator
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_course.experiments.models import from_shipped_models
 from rlhf_course.experiments.table import Table, load_result, read_table
 
 LEDGER = Path(__file__).with_name("claims.toml")
@@ -47,8 +45,8 @@ class Claim:
     Attributes:
         again: of the same seeds, measured once more; the relation must hold there too. Empty where that was not done.
         over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
-        small: how a test sees the claim in a new run within seconds: arguments of the experiment, constants of its
-            module (in capitals), and `relation` where it is another then. Empty where only full runs show it.
+        small: the relation in a small run of one seed (`small.run_small`), which a test makes; None where only full
+            runs show the claim.
     """
 
     id: str
@@ -61,7 +59,7 @@ class Claim:
     again: tuple[float, ...] = ()
     source: str | None = None
     over: str = "every seed"
-    small: dict[str, Any] = field(default_factory=dict)
+    small: str | None = None
 
     def values(self, table: Table | None = None) -> list[float]:
         """What the claim is about, for each seed of a table; the shipped one if left out."""
@@ -73,24 +71,6 @@ class Claim:
         sign, bound = (relation or self.relation).split()
         tested = [sum(values) / len(values)] if self.over == "mean" else values
         return all(_RELATIONS[sign](value, float(bound)) for value in tested)
-
-    def run_small(self) -> tuple[Table, str]:
-        """A new run of one seed, from the shipped models, as `small` says; and the relation it must show."""
-        topic, function = self.table.split(".")
-        module = importlib.import_module(f"{__package__}.{topic}")
-        arguments = {name: tuple(x) if isinstance(x, list) else x for name, x in self.small.items()}
-        relation = arguments.pop("relation", self.relation)
-        arguments.setdefault("seeds", (0,))
-        constants = {name: arguments.pop(name) for name in list(arguments) if name.isupper()}
-        before = {name: getattr(module, name) for name in constants}
-        try:
-            for name, value in constants.items():
-                setattr(module, name, value)
-            with from_shipped_models():
-                return getattr(module, function)(**arguments), relation
-        finally:
-            for name, value in before.items():
-                setattr(module, name, value)
 
 
 @cache

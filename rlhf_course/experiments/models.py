@@ -4,6 +4,7 @@ They are trained once and kept in the user's cache folder, as `rlhf-course train
 experiments share them and an interrupted one goes on where it stopped.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,17 +23,21 @@ from rlhf_course.models import load_policy, load_reward_model
 from rlhf_course.trainers.base import in_rehearsal
 
 _STAGES = tuple(pipeline.SETTINGS)
-_from_shipped = ContextVar("from shipped models", default=False)
+#: What was trained on shipped models, by stage and seed; None outside of `from_shipped_models`.
+_on_shipped: ContextVar[dict[tuple[str, int], nn.Module] | None] = ContextVar("trained on shipped models", default=None)
 
 
 @contextmanager
 def from_shipped_models() -> Iterator[None]:
-    """Inside, `trained` gives the shipped models, those of seed 0, for every seed: enough for a look."""
-    token = _from_shipped.set(True)
+    """Inside, `trained` gives the shipped models, those of seed 0, for every seed: enough for a look.
+
+    A stage that does not ship is trained on those that do, with the pipeline's settings as they are then.
+    """
+    token = _on_shipped.set({})
     try:
         yield
     finally:
-        _from_shipped.reset(token)
+        _on_shipped.reset(token)
 
 
 @torch.enable_grad()
@@ -45,8 +50,13 @@ def trained(stage: str, seed: int) -> nn.Module:
     """
     needs = _needs(stage)
     load = load_reward_model if stage == "reward" else load_policy
-    if _from_shipped.get() and stage in runs.SHIPPED:
-        return load(runs.SHIPPED[stage], "cpu")[0]
+    if (made := _on_shipped.get()) is not None:
+        if stage in runs.SHIPPED:
+            return load(runs.SHIPPED[stage], "cpu")[0]
+        if (stage, seed) not in made:
+            start = (trained("sft", seed), trained("reward", seed))
+            made[stage, seed] = getattr(pipeline, stage)(*start, seed, use_cpu=True, disable_tqdm=True).model
+        return copy.deepcopy(made[stage, seed])
     folder = _folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # a second process waits until the first has trained it

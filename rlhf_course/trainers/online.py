@@ -42,7 +42,7 @@ class OnlineTrainer(Trainer):
             with torch.no_grad():  # it gets ready when the whole is first called, and sampling calls a part
                 self.policy_logps(*torch.ones(3, 1, 2, dtype=torch.int64, device=device))
         if with_reference:
-            self.reference_logps = CompletionLogps(self.model if self._lora_reference else self.ref_model)
+            self.reference_logps = self.policy_logps if self._lora_reference else CompletionLogps(self.ref_model)
 
     @property
     def mine(self) -> slice:

@@ -6,6 +6,7 @@ after it. Everything here is left as it is where nothing is shared out.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,8 +28,17 @@ def wrap(accelerator: Accelerator, module: nn.Module) -> nn.Module:
         raise ValueError(f"the trainers work with DDP and with FSDP's version 2 (fsdp_version: 2), got {kind}")
     if kind != "FSDP":
         return accelerator.prepare(module)
+    plugin = accelerator.state.fsdp_plugin
+    half = plugin.mixed_precision_policy  # None in single precision
+    if half is not None:
+        plugin.mixed_precision_policy = replace(half, reduce_dtype=torch.float32)  # gradients are added in it
     # accelerate wants an optimiser beside the model; the trainer makes its own afterwards, of the shared-out weights.
     shared, _ = accelerator.prepare(module, torch.optim.SGD(module.parameters()))
+    if half is not None:
+        # What comes out is log-probabilities and scores: of hundreds, half precision would leave no digit behind the
+        # point. There is no public way to say so of the outermost module alone.
+        state = shared._get_fsdp_state()
+        state._mp_policy = replace(state._mp_policy, output_dtype=torch.float32)
     return shared
 
 

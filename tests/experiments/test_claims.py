@@ -1,8 +1,6 @@
 """The claims ledger: every claim holds, its numbers are the shipped tables', and a new run of one seed shows it."""
 
-import json
 import re
-from functools import cache
 
 import pytest
 from click.testing import CliRunner
@@ -35,25 +33,6 @@ def test_a_claim_says_where_and_what(claim):
     assert claim.says.endswith(".") and claim.table in experiments()
     assert claim.over in ("every seed", "mean")
     assert claim.id.split(".")[0] in TOPICS
-
-
-@cache
-def small_run(table, arguments):
-    """The table of a claim's small run; claims that ask for the same run share it."""
-    claim = next(c for c in claims().values() if c.table == table and asked(c) == arguments)
-    return claim.run_small()[0]
-
-
-def asked(claim):
-    return json.dumps({name: value for name, value in claim.small.items() if name != "relation"}, sort_keys=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("claim", [pytest.param(c, id=c.id) for c in claims().values() if c.small])
-def test_a_new_run_of_one_seed_shows_the_claim(claim):
-    value = measure(claim.measure, small_run(claim.table, asked(claim)), 0)
-    relation = claim.small.get("relation", claim.relation)
-    assert claim.holds([value], relation), f"{claim.says} {claim.measure} {relation}: {value}"
 
 
 def test_ids_are_used_once():
