@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup lab test test-fast rehearsal lint clean
+.PHONY: help setup lab test claims test-fast rehearsal lint clean
 
 help:
 	@echo "make setup      the virtual environment in $(VENV), with everything the course needs"
 	@echo "make lab        JupyterLab on lesson 00 (the first call sets up)"
 	@echo "make test       lint, then the whole suite, notebooks and browser included"
+	@echo "make claims     measures what the course claims again: one seed, small runs"
 	@echo "make rehearsal  the learner's notebooks, every cell, with runs cut short"
 	@echo "make test-fast  no notebooks, no browser, no long training: for daily work"
 	@echo "make lint       ruff over package, tests and solutions"
@@ -46,11 +47,15 @@ ASIDE  := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && TQDM_DISABLE=1 RL
 
 test: lint
 	@echo "== 1 of 3: the suite: package, notebooks' structure, browser, Colab's versions"
-	$(PYTEST)
+	$(PYTEST) -m "not claims"
 	@echo "== 2 of 3: the learner's notebooks, every cell, in a rehearsal (runs cut short)"
 	$(if $(BROWSER),@echo "done: the browser has run them",$(MAKE) rehearsal)
 	@echo "== 3 of 3: the solutions in full; the printed numbers that the text quotes are compared"
 	$(ASIDE) $(PYTEST) -q $(NBVAL) solutions
+
+# Claims that share their runs stay with one worker, the longest first.
+claims: setup
+	$(PYTEST) -m claims --dist loadgroup --durations 12
 
 rehearsal: setup
 	$(ASIDE) RLHF_COURSE_FAST=1 $(PYTEST) -q $(NBVAL) notebooks

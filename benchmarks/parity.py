@@ -29,7 +29,9 @@ def check_parity(case: Case) -> None:
     Raises:
         NotTheSame: a loss, a gradient's norm or a metric differs.
     """
-    case = replace(case, steps=STEPS - 1)  # `make` adds one
+    # After an update, what is left of rounding decides which of SmolLM2's 49,152 tokens is drawn: other answers.
+    steps = 1 if (case.method, case.model) == ("grpo", "smollm2") else STEPS
+    case = replace(case, steps=steps - 1)  # `make` adds one
     trainer = make(case)
     args = replace(trainer.args, learning_rate=LEARNING_RATE, warmup_steps=0)
     rewards = closing if case.method == "grpo" else None

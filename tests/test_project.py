@@ -167,12 +167,12 @@ def test_modules_stay_short():
 def test_makefile_targets():
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
     phony = set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split())
-    assert {"help", "setup", "lab", "test", "test-fast", "lint"} <= phony <= targets
+    assert {"help", "setup", "lab", "test", "claims", "test-fast", "lint"} <= phony <= targets
     named = set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE)) | set(re.findall(r"`make ([\w-]+)", README))
     assert {"lab", "test"} <= named <= targets
     assert set(re.findall(r'"make ([\w-]+) ', MAKEFILE)) <= targets
     ci = (ROOT / ".ci/run").read_text()
-    assert re.search(r"^make test$", ci, re.MULTILINE) and (ROOT / ".ci/run").stat().st_mode & 0o100
+    assert re.search(r"^make test\nmake claims$", ci, re.MULTILINE) and (ROOT / ".ci/run").stat().st_mode & 0o100
 
 
 def test_markers_are_declared():
@@ -181,7 +181,7 @@ def test_markers_are_declared():
         mark
         for name, text in texts().items()
         if name.startswith("tests/")
-        for mark in re.findall(r"pytest\.mark\.(slow|browser|real_model)\b", text)
+        for mark in re.findall(r"pytest\.mark\.(claims|slow|browser|real_model)\b", text)
     }
     assert used <= declared
 

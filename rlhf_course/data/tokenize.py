@@ -164,8 +164,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def _with_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """Put the BOS token in front where the tokenizer itself would, unless the text has brought it along."""
     bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and list(tokenizer("a").input_ids[:1]) == [bos]
-    return [bos, *ids] if adds_bos and ids[:1] != [bos] else ids
+    if bos is None or ids[:1] == [bos]:
+        return ids
+    adds_bos = list(tokenizer("a").input_ids[:1]) == [bos]
+    return [bos, *ids] if adds_bos else ids
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool) -> str:

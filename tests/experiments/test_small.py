@@ -19,7 +19,10 @@ small = cache(run_small)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", [pytest.param(claim, id=claim.id) for claim in SHOWN])
+@pytest.mark.claims
+@pytest.mark.parametrize(
+    "claim", [pytest.param(c, id=c.id, marks=pytest.mark.xdist_group(c.table.split(".")[0])) for c in SHOWN]
+)
 def test_a_new_run_of_one_seed_shows_the_claim(claim):
     value = measure(claim.measure, small(claim.table.split(".")[0])[claim.table], 0)
     assert claim.holds([value], claim.small), f"{claim.says} {claim.measure} {claim.small}: {value}"
