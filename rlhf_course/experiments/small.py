@@ -1,7 +1,7 @@
 """Experiments in small: one seed, from the shipped models, so short that a test can run all of a topic's.
 
-`small.toml` has a section for each topic: constants of its module, in capitals; `settings` of the pipeline's stages;
-and for each table the arguments of its experiment.
+`small.toml` has a section for each topic: constants of its module, in capitals, and of the `pipeline`; `settings` of the
+pipeline's stages; and for each table the arguments of its experiment.
 
     [kl]
     FRESH_ANSWERS = 64
@@ -43,6 +43,7 @@ def run_small(topic: str, seed: int = 0) -> dict[str, Table]:
         from_shipped_models(),
         _forgetting(module),
         patch.dict(vars(module), constants),
+        patch.dict(vars(pipeline), sizes.pop("pipeline", {})),
         patch.dict(pipeline.SETTINGS, settings),
     ):
         return {
