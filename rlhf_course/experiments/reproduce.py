@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import pkgutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -91,7 +92,7 @@ def _run(tasks: list[list[Path]], jobs: int) -> Iterator[tuple[list[str], list[s
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, fresh, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(jobs, fresh, initializer=_begin, initargs=(threads,)) as pool:
         try:
             waiting = {pool.submit(_measure, task) for task in tasks}
             while waiting:
@@ -101,6 +102,17 @@ def _run(tasks: list[list[Path]], jobs: int) -> Iterator[tuple[list[str], list[s
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _begin(threads: int) -> None:
+    """What a process does first: it takes its share of the cores, and will end with its parent, even a killed one."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(parent) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _measure(parts: list[Path]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -108,3 +111,27 @@ def test_several_processes_share_the_work(tmp_path, monkeypatch):
     assert [row["seed"] for row in rows] == [0, 1, 2]
     assert os.getpid() not in {row["process"] for row in rows}
     assert sorted(said) == ["seed-0 done", "seed-1 done", "seed-2 done"]
+
+
+KILLED = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from rlhf_course.experiments.reproduce import _begin
+
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(1,))
+pool.submit(time.sleep, 1).result()
+print(*pool._processes, flush=True)
+pool.submit(time.sleep, 300).result()
+"""
+
+
+def test_a_killed_command_takes_its_workers_along():
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as command:
+        worker = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    try:
+        worker.wait(timeout=30)
+    finally:
+        if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+            worker.kill()
+            pytest.fail("the worker outlives the command")

@@ -31,7 +31,9 @@ def test_a_new_run_of_one_seed_shows_the_claim(claim):
 def test_every_small_run_is_of_an_experiment():
     for topic, sizes in small_sizes().items():
         for name in sizes:
-            assert name.isupper() or name in ("pipeline", "settings") or f"{topic}.{name}" in experiments(), f"{topic}.{name}"
+            assert name.isupper() or name in ("pipeline", "settings") or f"{topic}.{name}" in experiments(), (
+                f"{topic}.{name}"
+            )
 
 
 def test_constants_and_settings_are_as_asked_for_inside_and_as_before_outside(monkeypatch):
