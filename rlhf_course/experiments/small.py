@@ -1,7 +1,7 @@
 """Experiments in small: one seed, from the shipped models, so short that a test can run all of a topic's.
 
-`small.toml` has a section for each topic: constants of its module, in capitals, and of the `pipeline`; `settings` of the
-pipeline's stages; and for each table the arguments of its experiment.
+`small.toml` has a section for each topic: constants of its module, in capitals, and of the `pipeline`; `settings` of
+the pipeline's stages; and for each table the arguments of its experiment.
 
     [kl]
     FRESH_ANSWERS = 64
