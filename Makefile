@@ -38,7 +38,8 @@ lint: setup
 	$(BIN)/ruff format --check rlhf_course tests solutions benchmarks docs
 
 # Each worker has one thread. A lesson stays with one worker, so two lessons are run at a time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist $(DIST)
+DIST   := loadfile
 NBVAL  := -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 # The browser's tests run every cell of the learner's notebooks in a rehearsal; without a browser nbval does.
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -53,9 +54,10 @@ test: lint
 	@echo "== 3 of 3: the solutions in full; the printed numbers that the text quotes are compared"
 	$(ASIDE) $(PYTEST) -q $(NBVAL) solutions
 
-# Claims that share their runs stay with one worker, the longest first.
+# Each test is a topic's runs, minutes long: a worker that is done takes one from the other.
+claims: DIST := worksteal
 claims: setup
-	$(PYTEST) -m claims --dist loadgroup --durations 12
+	$(PYTEST) -m claims --durations 12
 
 rehearsal: setup
 	$(ASIDE) RLHF_COURSE_FAST=1 $(PYTEST) -q $(NBVAL) notebooks
