@@ -1,4 +1,4 @@
-# Two commands matter: `make lab` to learn, `make test` to check everything.
+# Two commands matter: `make lab` to learn, `make test` to check the code (and `make claims` what is said of it).
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin

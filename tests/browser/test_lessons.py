@@ -282,10 +282,11 @@ def test_a_lab_follows_its_slider(page, lesson):
     handle = page.tab_to(place, ".noUi-handle")
     value = handle.get_attribute("aria-valuenow")
     page.page.keyboard.press("ArrowLeft")
+    from playwright.sync_api import expect  # there, or `page` had skipped
+
     # Both are looked up anew at every try: with its text, the sentence's element is replaced too.
-    api = pytest.importorskip("playwright.sync_api")
-    api.expect(image).not_to_have_attribute("src", before, timeout=LOAD)
-    api.expect(status).not_to_have_text(sentence, timeout=LOAD)
+    expect(image).not_to_have_attribute("src", before, timeout=LOAD)
+    expect(status).not_to_have_text(sentence, timeout=LOAD)
     assert handle.get_attribute("aria-valuenow") != value
     assert image.evaluate("image => image.complete && image.naturalWidth") > 400
     page.picture("7-lab-moved")

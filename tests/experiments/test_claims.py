@@ -1,4 +1,4 @@
-"""The claims ledger: every claim holds, its numbers are the shipped tables', and a new run of one seed shows it."""
+"""The claims ledger: every claim holds, and its numbers are the shipped tables'."""
 
 import re
 

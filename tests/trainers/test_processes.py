@@ -26,17 +26,14 @@ ALL = (*METHODS, *(f"{method}, LoRA" for method in WITH_LORA))
 SCRIPT = """
 import sys
 import torch
-from trainers.test_processes import METHODS, interrupted, share_out, train
+from trainers.test_processes import ALL, METHODS, interrupted, share_out, train
 
 torch.set_num_threads(1)
-path, kind = sys.argv[1:]
-if kind.startswith("fsdp"):
-    share_out("bf16" if kind == "fsdp, bf16" else "no")
-if kind == "fsdp, bf16":
-    found = train(2, METHODS, kind="fsdp")
-else:
-    found = train(2, kind=kind)
+path, kind, precision = sys.argv[1:]
 if kind == "fsdp":
+    share_out(precision)
+found = train(2, ALL if precision == "no" else METHODS, kind)
+if kind == "fsdp" and precision == "no":
     found["resumed"] = interrupted("reward", path)
     found["resumed, LoRA"] = interrupted("dpo, LoRA", path)
 if found["sft"][0].is_main_process:
@@ -104,14 +101,14 @@ def interrupted(method, path):
     return (None, whole(weights(second.model)), second.history.rows)
 
 
-def in_two_processes(kind, folder):
+def in_two_processes(folder, kind, precision="no"):
     """Weights and history of each method, as two processes trained it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     settings["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    command = [sys.executable, "-c", SCRIPT, str(folder / "two.pt"), kind]
+    command = [sys.executable, "-c", SCRIPT, str(folder / "two.pt"), kind, precision]
     running = [
         subprocess.Popen(command, env={**os.environ, **settings, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
@@ -132,7 +129,7 @@ def one_process():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(kind, one_process, tmp_path):
-    two = in_two_processes(kind, tmp_path)
+    two = in_two_processes(tmp_path, kind)
     for method, (_, expected, history) in one_process.items():
         assert_same_weights(two[method][0], expected, rtol=0, atol=1e-6)
         for row_of_two, row in zip(two[method][1], history, strict=True):
@@ -146,7 +143,7 @@ def test_two_processes_train_as_one(kind, one_process, tmp_path):
 @pytest.mark.slow
 def test_half_precision_shared_out_is_half_precision_on_one(tmp_path):
     """A loss of bfloat16 log-probabilities, which FSDP would hand out if nobody told it, is off by 2 in a thousand."""
-    two = in_two_processes("fsdp, bf16", tmp_path)
+    two = in_two_processes(tmp_path, "fsdp", "bf16")
     for method, (accelerator, expected, history) in train(1, METHODS, bf16=True).items():
         assert accelerator.mixed_precision == "bf16"
         assert_same_weights(two[method][0], expected, rtol=0, atol=2e-3)
