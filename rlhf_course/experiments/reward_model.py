@@ -24,6 +24,8 @@ from rlhf_course.seeding import derive_seed, python_stream
 from rlhf_course.trainers.reward import RewardConfig, RewardTrainer
 
 SEEDS = (0, 1, 2)
+#: Labelers with no taste of their own.
+PEOPLE = Labeler()
 #: Rankings of four answers, six pairs each. 3,000 are what the comparisons among labelers take, to save time.
 SIZES = (300, 1_000, 3_000, 5_000)
 COMPARED_AT = 3_000
@@ -46,9 +48,9 @@ def data_scaling(seeds: Sequence[int] = SEEDS, sizes: Sequence[int] = SIZES) -> 
     rows = []
     for seed in seeds:
         for size in sizes:
-            model, _ = _reward_model(seed, size)
-            seen = reward_accuracy(model, world_tokenizer(), _test_pairs(seed))
-            new = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, "held_out"))
+            model, _ = _reward_model(seed, size, PEOPLE)
+            seen = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, "train", PEOPLE))
+            new = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, "held_out", PEOPLE))
             names = ("rm_gold_accuracy", "label_gold_accuracy")
             rows.append({"seed": seed, "rankings": size, **seen, **{f"new_{name}": new[name] for name in names}})
     return Table("reward_model.data_scaling", _settings(seeds), rows)
@@ -64,7 +66,7 @@ def label_noise(seeds: Sequence[int] = SEEDS, flip_rates: Sequence[float] = FLIP
         for flip_rate in flip_rates:
             labeler = Labeler(flip_rate=flip_rate)
             model, _ = _reward_model(seed, COMPARED_AT, labeler)
-            measured = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, labeler=labeler))
+            measured = reward_accuracy(model, world_tokenizer(), _test_pairs(seed, "train", labeler))
             rows.append({"seed": seed, "flip_rate": flip_rate, **measured})
     return Table("reward_model.label_noise", _settings(seeds, rankings=COMPARED_AT), rows)
 
@@ -77,8 +79,8 @@ def calibration(seeds: Sequence[int] = SEEDS, bins: int = 5) -> Table:
     """
     rows = []
     for seed in seeds:
-        model, _ = _reward_model(seed, max(SIZES))
-        pairs = [(row["prompt"], row["chosen"], row["rejected"]) for row in _test_pairs(seed)]
+        model, _ = _reward_model(seed, max(SIZES), PEOPLE)
+        pairs = [(row["prompt"], row["chosen"], row["rejected"]) for row in _test_pairs(seed, "train", PEOPLE)]
         rows += [{"seed": seed, **row} for row in calibration_bins(reward_gaps(model, pairs), bins)]
     return Table("reward_model.calibration", _settings(seeds, rankings=max(SIZES)), rows)
 
@@ -91,7 +93,7 @@ def style_before_truth(seeds: Sequence[int] = SEEDS) -> Table:
     """
     rows = []
     for seed in seeds:
-        _, history = _reward_model(seed, max(SIZES))
+        _, history = _reward_model(seed, max(SIZES), PEOPLE)
         looks = [row for row in history if f"eval_{KINDS[0]}" in row][:-1]  # the last is at each seed's own end
         rows += [
             {"seed": seed, "step": row["step"], "kind": kind, "accuracy": row[f"eval_{kind}"]}
@@ -263,14 +265,14 @@ def _groups(seed: int) -> list[dict]:
 
 
 @cache
-def _test_pairs(seed: int, split: str = "train", labeler: Labeler = Labeler()) -> list[dict]:  # noqa: B008
+def _test_pairs(seed: int, split: str, labeler: Labeler) -> list[dict]:
     stream = derive_seed(seed, f"test {split}")
     groups = pipeline.sample_groups(trained("sft", seed), TEST_PAIRS, 2, seed, name=f"test {split}", split=split)
     return label_rankings(groups, labeler, stream)
 
 
 @cache
-def _reward_model(seed: int, rankings: int, labeler: Labeler = Labeler()):  # noqa: B008
+def _reward_model(seed: int, rankings: int, labeler: Labeler):
     """A reward model, trained on the first so many rankings, and the history of its training.
 
     The minimal pairs are looked at on the way if it learns from all of the rankings.

@@ -1,17 +1,22 @@
 """A decoder run on a batch's real tokens alone: padding costs memory and time, and nobody reads what it computes.
 
 Attention is the only place in a decoder where tokens meet. All else (embedding, norms, projections, feed-forward) does
-the same to each token by itself, so there the rows of a batch lie end to end, one long row without padding. Attention
-takes them apart again. Each of them then begins at the left, so "no token looks ahead" is the only mask it needs.
+the same to each token by itself, so there the rows of a batch lie end to end, one long row without padding, the short
+ones first. Attention takes them apart again, some rows of like length at a time. Each of them then begins at the left,
+so "no token looks ahead" is the only mask it needs.
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from rlhf_course.models.linear import FEWEST, ROUND, pays, use_onednn
 
 BY_ROWS = "sdpa_by_rows"
 
@@ -19,44 +24,61 @@ BY_ROWS = "sdpa_by_rows"
 LITTLE = 0.1
 
 
+#: How many rows attention takes at a time: with fewer, its calls cost more than the padding that is saved (measured,
+#: tiny model).
+AT_A_TIME = 32
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Where the tokens of an end-to-end batch stand in a batch whose rows all begin at the left.
+    """Some neighbours in an end-to-end batch, and where their tokens stand when each begins at the left.
 
     Attributes:
-        shape: (B, W), W the most real tokens of a row.
-        places: (T,) of the T real tokens, as indices into the B·W places.
+        tokens: theirs, of all tokens of the batch.
+        shape: (B, W), how many rows they are, and the most tokens of one.
+        places: (T,) of their T tokens, as indices into the B·W places.
     """
 
+    tokens: slice
     shape: tuple[int, int]
     places: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, positions: Tensor) -> "Rows":
-        """From a bool mask (B, L), True on real tokens, wherever in their row they stand, and their positions (T,)."""
-        width = int(positions.max()) + 1
-        row, _ = mask.nonzero(as_tuple=True)
-        return cls((len(mask), width), row * width + positions)
+    def of_like_length(cls, lengths: Tensor) -> list["Rows"]:
+        """All rows of an end-to-end batch, `AT_A_TIME` each, from their numbers of tokens (N,), in ascending order."""
+        found, start = [], 0
+        for some in lengths.split(AT_A_TIME):
+            width = int(some[-1])
+            places = (torch.arange(width, device=some.device) < some.unsqueeze(1)).flatten().nonzero().squeeze(1)
+            if len(places):
+                found.append(cls(slice(start, start + len(places)), (len(some), width), places))
+            start += len(places)
+        return found
 
     def apart(self, states: Tensor) -> Tensor:
-        """(1, heads, T, D) → (B, heads, W, D), 0 where a row has ended."""
+        """(1, heads, all tokens, D) → (B, heads, W, D), 0 where a row has ended."""
         _, heads, _, size = states.shape
         batch, width = self.shape
-        laid = states.new_zeros(batch * width, heads, size).index_copy(0, self.places, states[0].transpose(0, 1))
+        mine = states[0, :, self.tokens].transpose(0, 1)
+        laid = states.new_zeros(batch * width, heads, size).index_copy(0, self.places, mine)
         return laid.view(batch, width, heads, size).transpose(1, 2)
 
     def end_to_end(self, states: Tensor) -> Tensor:
-        """(B, W, heads, D) → (1, T, heads, D)."""
-        return states.flatten(0, 1).index_select(0, self.places).unsqueeze(0)
+        """(B, W, heads, D) → (T, heads, D)."""
+        return states.flatten(0, 1).index_select(0, self.places)
 
 
-def attention_by_rows(module, query, key, value, attention_mask, rows: Rows | None = None, **settings):
-    """transformers' own attention, row by row if the batch lies end to end."""
-    if rows is None:
+def attention_by_rows(module, query, key, value, attention_mask, rows: Sequence[Rows] = (), **settings):
+    """transformers' own attention, some rows at a time if the batch lies end to end."""
+    if not rows:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    states = (rows.apart(states) for states in (query, key, value))
-    output, weights = sdpa_attention_forward(module, *states, None, **settings)
-    return rows.end_to_end(output), weights
+    outputs = []
+    for some in rows:
+        states = (some.apart(states) for states in (query, key, value))
+        output, _ = sdpa_attention_forward(module, *states, None, **settings)
+        outputs.append(some.end_to_end(output))
+    outputs.append(output.new_zeros(query.shape[2] - rows[-1].tokens.stop, *output.shape[2:]))  # that nobody reads
+    return torch.cat(outputs).unsqueeze(0), None
 
 
 AttentionInterface.register(BY_ROWS, attention_by_rows)
@@ -76,7 +98,9 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
         attention_mask: (B, L), 1 on real tokens.
     """
     mask = attention_mask.bool()
-    plain = is_plain(body)
+    plain, by_onednn = is_plain(body), pays() and input_ids.device.type == "cpu"
+    if by_onednn:
+        use_onednn(body)
     if _ends_alone_are_padded(mask) and (not plain or mask.float().mean() >= 1 - LITTLE):
         # Padding stands behind every real token, and none of them looks ahead: no mask is needed.
         return body(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -86,16 +110,20 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
         arguments["attention_mask"] = mask.long()
         return body(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
     body.set_attn_implementation(BY_ROWS)
-    real = positions[mask]
+    lengths, order = mask.sum(dim=1).sort(stable=True)
+    cells = torch.arange(mask.numel(), device=mask.device).view_as(mask)
+    real = cells[order][mask[order]]  # the batch's places with a token, the shortest row's first
+    extra = -len(real) % ROUND if by_onednn and len(real) >= FEWEST else 0
+    called = torch.cat([real, real[:extra]])  # some twice, to make a round number
     found = body(
-        input_ids=input_ids[mask].unsqueeze(0),
-        position_ids=real.unsqueeze(0),
+        input_ids=input_ids.flatten()[called].unsqueeze(0),
+        position_ids=positions.flatten()[called].unsqueeze(0),
         # Four dimensions: transformers passes it on as it is, and attention by rows needs none.
         attention_mask=mask.new_ones(1, 1, 1, 1),
-        rows=Rows.of(mask, real),
+        rows=Rows.of_like_length(lengths),
         use_cache=False,
-    ).last_hidden_state
-    return found.new_zeros(*mask.shape, found.shape[-1]).masked_scatter(mask.unsqueeze(-1), found)
+    ).last_hidden_state[0, : len(real)]
+    return found.new_zeros(mask.numel(), found.shape[-1]).index_copy(0, real, found).view(*mask.shape, -1)
 
 
 def is_plain(body: nn.Module) -> bool:
