@@ -22,8 +22,6 @@ BY_ROWS = "sdpa_by_rows"
 
 #: With less padding than this share of a batch, taking rows apart costs more than the padding (measured, tiny model).
 LITTLE = 0.1
-
-
 #: How many rows attention takes at a time: with fewer, its calls cost more than the padding that is saved (measured,
 #: tiny model).
 AT_A_TIME = 32
@@ -90,7 +88,7 @@ def hidden_states(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
 
     Positions are counted over real tokens: under left padding, the first of them is position 0. A decoder whose
     attention is not transformers' plain one (sliding windows, another implementation, no rotary positions) is called
-    with its padding.
+    with its padding. On a processor where that pays, the decoder's linear layers multiply by oneDNN from then on.
 
     Args:
         body: the decoder without its head, such as `LlamaModel`.
