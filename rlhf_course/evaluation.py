@@ -72,7 +72,57 @@ def sample_answers(
     return [answer for rollout in found for answer in _answers(rollout, tokenizer)]
 
 
+@dataclass(frozen=True)
+class JudgedAnswers:
+    """Fresh answers of a policy and what each is worth, in arrays of their order.
+
+    Attributes:
+        gold: the gold reward of each.
+        length: its number of tokens, the end token included.
+        kl: log π − log π_ref of each, in nats; None without a reference.
+        proxy: a reward model's score; None without one.
+    """
+
+    answers: list[Answer]
+    gold: np.ndarray
+    length: np.ndarray
+    kl: np.ndarray | None
+    proxy: np.ndarray | None
+
+
 @torch.no_grad()
+def judge_answers(
+    model: nn.Module,
+    tokenizer,
+    *,
+    ref_model: nn.Module | None = None,
+    reward_model: nn.Module | None = None,
+    n: int = 512,
+    seed: int = 0,
+    split: str = "train",
+    world: WorldConfig = WORLD,
+) -> JudgedAnswers:
+    """`n` fresh answers of a policy, at least 2, one by one. Every model keeps the mode it is in."""
+    check_count("n", n, low=2)
+    prompts = draw_prompts(n, seed, split, world)
+    answers, length, kl, proxy = [], [], [], []
+    reference = None if ref_model is None else CompletionLogps(ref_model)
+    judges = [judge for judge in (ref_model, reward_model) if judge is not None]
+    with evaluation_mode(*judges):
+        for rollout in _rollouts(model, tokenizer, prompts, seed, world.max_answer_tokens, 1.0):
+            answers += _answers(rollout, tokenizer)
+            length += rollout.mask.sum(dim=1).tolist()
+            if reference is not None:
+                ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
+                ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
+                kl += sequence_logps(rollout.logps - ref_logps, rollout.mask).tolist()
+            if reward_model is not None:
+                proxy += score_rollout(reward_model, rollout, tokenizer).tolist()
+    gold = [gold_reward(a.prompt, a.text, ended=a.ended, world=world) for a in answers]
+    asked = [None if judge is None else np.array(found) for judge, found in ((ref_model, kl), (reward_model, proxy))]
+    return JudgedAnswers(answers, np.array(gold), np.array(length), *asked)
+
+
 def evaluate_policy(
     model: nn.Module,
     tokenizer,
@@ -91,27 +141,17 @@ def evaluate_policy(
         answer from it, estimated on these answers. With `reward_model`, `proxy`: its mean score. `length`: mean number
         of tokens, the end token included.
     """
-    check_count("n", n, low=2)
-    prompts = draw_prompts(n, seed, split, world)
-    gold, kl, proxy, length = [], [], [], []
-    reference = None if ref_model is None else CompletionLogps(ref_model)
-    judges = [judge for judge in (ref_model, reward_model) if judge is not None]
-    with evaluation_mode(*judges):
-        for rollout in _rollouts(model, tokenizer, prompts, seed, world.max_answer_tokens, 1.0):
-            answers = _answers(rollout, tokenizer)
-            gold += [gold_reward(a.prompt, a.text, ended=a.ended, world=world) for a in answers]
-            length += rollout.mask.sum(dim=1).tolist()
-            if reference is not None:
-                ref_logps = reference(rollout.sequences, rollout.attention_mask, rollout.completion_mask)
-                ref_logps = ref_logps[:, rollout.prompt_width - 1 :]
-                kl += sequence_logps(rollout.logps - ref_logps, rollout.mask).tolist()
-            if reward_model is not None:
-                proxy += score_rollout(reward_model, rollout, tokenizer).tolist()
-    found = {"gold": np.mean(gold), "gold_se": np.std(gold, ddof=1) / sqrt(n), "length": np.mean(length)}
-    if kl:
-        found["kl"] = np.mean(kl)
-    if proxy:
-        found["proxy"] = np.mean(proxy)
+    judges = {"ref_model": ref_model, "reward_model": reward_model}
+    judged = judge_answers(model, tokenizer, **judges, n=n, seed=seed, split=split, world=world)
+    found = {
+        "gold": judged.gold.mean(),
+        "gold_se": judged.gold.std(ddof=1) / sqrt(n),
+        "length": judged.length.mean(),
+    }
+    if judged.kl is not None:
+        found["kl"] = judged.kl.mean()
+    if judged.proxy is not None:
+        found["proxy"] = judged.proxy.mean()
     return {name: float(value) for name, value in found.items()}
 
 

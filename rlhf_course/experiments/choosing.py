@@ -18,7 +18,7 @@ from torch import nn
 from rlhf_course import pipeline
 from rlhf_course.data import unpair_preferences
 from rlhf_course.data.world import gold_reward, world_tokenizer
-from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, sample_answers, win_rate
+from rlhf_course.evaluation import Answer, draw_prompts, judge_answers, sample_answers, win_rate
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.reward_model import score_answers
 from rlhf_course.experiments.table import Table
@@ -209,12 +209,14 @@ def _taught_judge(sft: nn.Module, pairs: list[dict], seed: int) -> RewardModel:
 
 def _judged(policy: nn.Module, seed: int) -> dict[str, float]:
     """Gold, KL and length of fresh answers, and how often they beat the SFT model's to the same prompts."""
-    stream, tokenizer = derive_seed(seed, "fresh answers"), world_tokenizer()
-    found = evaluate_policy(policy, tokenizer, ref_model=trained("sft", seed), n=FRESH_ANSWERS, seed=stream)
-    ours = _golds(sample_answers(policy, tokenizer, draw_prompts(FRESH_ANSWERS, stream), stream))  # the same ones again
+    stream = derive_seed(seed, "fresh answers")
+    found = judge_answers(policy, world_tokenizer(), ref_model=trained("sft", seed), n=FRESH_ANSWERS, seed=stream)
     return {
-        **{name: found[name] for name in ("gold", "gold_se", "kl", "length")},
-        "wins": win_rate(ours, _opponents_golds(seed)),
+        "gold": float(found.gold.mean()),
+        "gold_se": float(found.gold.std(ddof=1) / FRESH_ANSWERS**0.5),
+        "kl": float(found.kl.mean()),
+        "length": float(found.length.mean()),
+        "wins": win_rate(torch.tensor(found.gold, dtype=torch.float32), _opponents_golds(seed)),
     }
 
 

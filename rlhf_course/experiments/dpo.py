@@ -17,7 +17,7 @@ from rlhf_course.data.world import (
     split_sentences,
     world_tokenizer,
 )
-from rlhf_course.evaluation import draw_prompts, evaluate_policy, sample_answers
+from rlhf_course.evaluation import evaluate_policy, judge_answers, sample_answers
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.table import Table
 from rlhf_course.losses import dpo_loss
@@ -205,13 +205,12 @@ def _without_analogy(answer: str) -> str:
 
 def habits(model: nn.Module, sft: nn.Module, seed: int) -> dict[str, float]:
     """Shares of fresh answers with each habit of `coverage`, their gold and their distance from the SFT model."""
-    stream, tokenizer = derive_seed(seed, "habits"), world_tokenizer()
-    answers = sample_answers(model, tokenizer, draw_prompts(JUDGED_ANSWERS, stream), stream)
-    found = evaluate_policy(model, tokenizer, ref_model=sft, n=JUDGED_ANSWERS, seed=stream)  # of the same answers
+    stream = derive_seed(seed, "habits")
+    found = judge_answers(model, world_tokenizer(), ref_model=sft, n=JUDGED_ANSWERS, seed=stream)
+    parsed = [(a.prompt, [parse_sentence(s) for s in split_sentences(a.text)]) for a in found.answers]
 
     def share(has: Callable[[str, list], bool]) -> float:
-        parsed = [(a.prompt, [parse_sentence(s) for s in split_sentences(a.text)]) for a in answers]
-        return sum(has(prompt, sentences) for prompt, sentences in parsed) / len(answers)
+        return sum(has(prompt, sentences) for prompt, sentences in parsed) / len(parsed)
 
     return {
         "analogy": share(lambda _, sentences: any(s.kind == "analogy" for s in sentences)),
@@ -221,6 +220,6 @@ def habits(model: nn.Module, sft: nn.Module, seed: int) -> dict[str, float]:
             )
         ),
         "closing": share(lambda _, sentences: bool(sentences) and sentences[-1].kind == "closing"),
-        "gold": found["gold"],
-        "kl": found["kl"],
+        "gold": float(found.gold.mean()),
+        "kl": float(found.kl.mean()),
     }

@@ -16,7 +16,7 @@ from torch import nn
 from rlhf_course import pipeline
 from rlhf_course.data import unpair_preferences
 from rlhf_course.data.world import Labeler, gold_reward, label_rankings, world_tokenizer
-from rlhf_course.evaluation import draw_prompts, evaluate_policy, sample_answers
+from rlhf_course.evaluation import draw_prompts, judge_answers
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.table import Table
 from rlhf_course.losses import ipo_loss
@@ -73,11 +73,11 @@ def new_trainer(method: str, sft: nn.Module, pairs: list[dict], seed: int, **cha
 
 def judged(model: nn.Module, sft: nn.Module, seed: int, n: int | None = None) -> dict[str, float]:
     """Mean gold of fresh answers, their KL from the SFT model in nats an answer, and the share worth less than 0."""
-    stream, tokenizer, n = derive_seed(seed, "judge"), world_tokenizer(), n or JUDGED_ANSWERS
-    found = evaluate_policy(model, tokenizer, ref_model=sft, n=n, seed=stream)
-    answers = sample_answers(model, tokenizer, draw_prompts(n, stream), stream)  # the same ones again
-    bad = np.mean([gold_reward(a.prompt, a.text, ended=a.ended) < 0 for a in answers])
-    return {"gold": found["gold"], "kl": found["kl"], "bad": float(bad)}
+    found = judge_answers(
+        model, world_tokenizer(), ref_model=sft, n=n or JUDGED_ANSWERS, seed=derive_seed(seed, "judge")
+    )
+    each = {"gold": found.gold, "kl": found.kl, "bad": found.gold < 0}
+    return {name: float(values.mean()) for name, values in each.items()}
 
 
 # ---------------------------------------------------------------------- noise
@@ -110,6 +110,8 @@ def label_noise(
                 told = {"label_smoothing": flip_rate} if method in (CDPO, ROBUST) else {}
                 trainer = new_trainer(method, sft, pairs, seed, **told)
                 trainer.train()
+                if method == DPO:
+                    pairs = trainer.train_rows  # which have the reference's log-probabilities now
                 facts = {"seed": seed, "loss": method, "flip_rate": flip_rate, "beta": trainer.args.beta}
                 rows.append({**facts, **judged(trainer.model, sft, seed)})
     return Table("dpo_variants.label_noise", _settings(seeds, comparisons=comparisons), rows)

@@ -65,7 +65,7 @@ def curves(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
     rows = []
     for seed in seeds:
         judge = trained("reward", seed)
-        runs = {"ppo": climb(seed, judge, "ppo", steps=steps), "grpo": _own_run(seed, steps)}
+        runs = {"ppo": climb(seed, judge, "ppo", steps), "grpo": _own_run(seed, steps)}
         rows += [{"seed": seed, "method": method, **look} for method, looks in runs.items() for look in looks]
         scores = score_answers(judge, [(a.prompt, a.text) for a in _pool(seed)])
         rows += [{"seed": seed, "method": "best of n", **look} for look in best_of_n(seed, scores)]
@@ -88,7 +88,7 @@ def reward_models(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Table:
                 accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
                 about = {"seed": seed, "varied": varied, "value": value, "accuracy": accuracy}
                 own = value == values[-1]
-                looks = _own_run(seed, steps) if own else climb(seed, judge, "grpo", steps=steps)
+                looks = _own_run(seed, steps) if own else climb(seed, judge, "grpo", steps)
                 rows += [{**about, **look} for look in looks]
     return Table("overoptimization.reward_models", _settings(seeds, steps=steps), rows)
 
@@ -99,7 +99,7 @@ def ensembles(seeds: Sequence[int] = SEEDS, steps: int = ENSEMBLE_STEPS) -> Tabl
     Each member's body comes from pre-training and SFT of another seed; all learn from the same rankings.
 
     Columns: `seed`; `beta`, GRPO's price of the KL; `judge`, "member 0" to "member 3", "mean", "wco" or "uwo";
-    `accuracy`, of the judge on fresh pairs; then as the last look of `climb` returns them. Ten minutes a seed.
+    `accuracy`, of the judge on fresh pairs; then as `climb` returns them, at the end. Ten minutes a seed.
     """
     rows = []
     for seed in seeds:
@@ -172,19 +172,11 @@ def tastes(seeds: Sequence[int] = SEEDS) -> Table:
 @cache
 def _own_run(seed: int, steps: int) -> list[dict[str, Any]]:
     """GRPO with no price on the KL against the pipeline's own reward model."""
-    return climb(seed, trained("reward", seed), "grpo", steps=steps)
+    return climb(seed, trained("reward", seed), "grpo", steps)
 
 
-def climb(
-    seed: int,
-    judge: nn.Module,
-    method: str,
-    *,
-    beta: float = 0.0,
-    steps: int = STEPS,
-    every: int = STEPS_BETWEEN_LOOKS,
-) -> list[dict[str, Any]]:
-    """One run of "ppo" or "grpo" from the SFT model of a seed towards higher scores of `judge`.
+def climb(seed: int, judge: nn.Module, method: str, steps: int = STEPS) -> list[dict[str, Any]]:
+    """One run of "ppo" or "grpo" from the SFT model of a seed towards higher scores of `judge`, at no price of the KL.
 
     Returns:
         A dict a look, the first before any step: `step`; of fresh answers, the same prompts every time, `kl` (nats an
@@ -198,11 +190,11 @@ def climb(
         looks.append(_look(trainer.global_step, trainer.model, sft, judge, seed))
         return {}
 
-    changes = {"max_steps": steps, "eval_steps": every, "use_cpu": True, "disable_tqdm": True}
+    changes = {"max_steps": steps, "eval_steps": STEPS_BETWEEN_LOOKS, "use_cpu": True, "disable_tqdm": True}
     if method == "ppo":
-        pipeline.ppo(sft, judge, seed, metrics, kl_coef=beta, **changes)
+        pipeline.ppo(sft, judge, seed, metrics, kl_coef=0.0, **changes)
     else:
-        pipeline.grpo(sft, judge, seed, metrics, beta=beta, **changes)
+        pipeline.grpo(sft, judge, seed, metrics, beta=0.0, **changes)
     return looks
 
 
@@ -210,14 +202,16 @@ def _follow(
     seed: int, members: dict[str, nn.Module], beta: float, steps: int, without_price: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Where GRPO ends after each of these judges and after their ensembles; for some, with no price on the KL too."""
-    pairs = pipeline.collect_rankings(trained("sft", seed), 1_000, 2, seed, name="test pairs")
+    sft = trained("sft", seed)
+    pairs = pipeline.collect_rankings(sft, 1_000, 2, seed, name="test pairs")
     together = {method: RewardEnsemble(list(members.values()), method, UWO_WEIGHT) for method in ("mean", "wco", "uwo")}
     rows = []
     for name, judge in (members | together).items():
         accuracy = reward_accuracy(judge, world_tokenizer(), pairs)["rm_gold_accuracy"]
         for price in (beta, 0.0) if name in without_price else (beta,):
-            end = climb(seed, judge, "grpo", beta=price, steps=steps, every=steps)[-1]
-            rows.append({"seed": seed, "beta": price, "judge": name, "accuracy": accuracy, **end})
+            policy = pipeline.grpo(sft, judge, seed, beta=price, max_steps=steps, use_cpu=True, disable_tqdm=True).model
+            about = {"seed": seed, "beta": price, "judge": name, "accuracy": accuracy}
+            rows.append({**about, **_look(steps, policy, sft, judge, seed)})
     return rows
 
 

@@ -27,7 +27,7 @@ from rlhf_course.data.world import (
     violations,
     world_tokenizer,
 )
-from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, reward_accuracy, sample_answers
+from rlhf_course.evaluation import Answer, draw_prompts, evaluate_policy, judge_answers, reward_accuracy, sample_answers
 from rlhf_course.experiments.models import trained
 from rlhf_course.experiments.real_reward import ENTANGLEMENT
 from rlhf_course.experiments.reward_model import minimal_pair_accuracies, reward_gaps
@@ -337,9 +337,8 @@ def facts_stated(answers: Sequence[Answer]) -> dict[str, float]:
 
 def _judged(policy: nn.Module, seed: int) -> dict[str, float]:
     stream = derive_seed(seed, "fresh answers")
-    found = evaluate_policy(policy, world_tokenizer(), ref_model=trained("sft", seed), n=FRESH_ANSWERS, seed=stream)
-    answers = sample_answers(policy, world_tokenizer(), draw_prompts(FRESH_ANSWERS, stream), stream)
-    return {"gold": found["gold"], "kl": found["kl"], **facts_stated(answers)}
+    found = judge_answers(policy, world_tokenizer(), ref_model=trained("sft", seed), n=FRESH_ANSWERS, seed=stream)
+    return {"gold": float(found.gold.mean()), "kl": float(found.kl.mean()), **facts_stated(found.answers)}
 
 
 def _traits(policy: nn.Module, seed: int) -> dict[str, float]:
