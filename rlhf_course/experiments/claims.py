@@ -11,7 +11,7 @@ A claim in `claims.toml` reads
     measure = "last('gold', run='β = 0') - last('gold', run='healthy')"
     relation = "< 0"                            # for every seed; `over = "mean"`: for their mean
     measured = [-4.58, -3.71, -1.35]            # for each seed of the table, as `rlhf-course claims --update` writes it
-    again = [-4.12, -3.9, -1.6]                 # the same seeds on another machine, where rounding differs
+    again = [-4.12, -3.9, -1.6]                 # the same seeds with other rounding, every time they were measured so
     small = "< -0.5"                            # what a new run of one seed, in small, must show; see `small.py`
 
 `measure` is worked out on the rows of one seed. It may call `mean`, `first`, `last`, `lowest`, `highest` and `count`,
@@ -43,7 +43,8 @@ class Claim:
     """One claim of the ledger; the module's docstring shows how it is written.
 
     Attributes:
-        again: of the same seeds, measured once more; the relation must hold there too. Empty where that was not done.
+        again: of the same seeds, each time they were measured anew; the relation must hold every time. Empty where that
+            was not done.
         over: "every seed", in each of which the relation must hold, or "mean", their mean, of which it must.
         small: the relation in a small run of one seed (`small.run_small`), which a test makes; None where only full
             runs show the claim.
@@ -116,7 +117,7 @@ def update(text: str, folder: Path | None = None) -> str:
     """The ledger's text with `measured` as the shipped tables have it now.
 
     Args:
-        folder: of tables measured again (`rlhf-course reproduce`): their values go to `again` instead.
+        folder: of tables measured again (`rlhf-course reproduce`): their values join those of `again` instead.
     """
     field = "again" if folder else "measured"
     lines, found = [], None
@@ -128,6 +129,9 @@ def update(text: str, folder: Path | None = None) -> str:
             continue
         lines.append(line)
         if found and line.startswith("measured = " if folder else "relation = "):
-            table = read_table(folder, found.table) if folder else None
-            lines.append(f"{field} = [{', '.join(f'{value:g}' for value in found.values(table))}]")
+            values = [f"{value:g}" for value in found.values(read_table(folder, found.table) if folder else None)]
+            if folder:
+                before = [f"{value:g}" for value in found.again]
+                values = before if before[-len(values) :] == values else before + values
+            lines.append(f"{field} = [{', '.join(values)}]")
     return "\n".join(lines) + "\n"
