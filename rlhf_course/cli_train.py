@@ -76,6 +76,7 @@ def _run(stage, batch_size, output, save_steps, **options):
     """Hand a stage's options to `runs.train`; an interrupt says how to go on."""
     from rlhf_course import runs
     from rlhf_course.trainers.checkpoint import checkpoints
+    from rlhf_course.trainers.sharding import leave
 
     renamed = {"beta": "kl_coef" if stage == "ppo" else "beta"}
     weights = ("desirable_weight", "undesirable_weight")
@@ -84,6 +85,7 @@ def _run(stage, batch_size, output, save_steps, **options):
     settings |= {"per_device_train_batch_size": batch_size, "save_steps": save_steps if output else None}
     try:
         runs.train(runs.Run(stage, output=output, settings=settings, **options), say=click.echo)
+        leave()
     except KeyboardInterrupt:
         kept = checkpoints(output) if output else []
         hint = "nothing was kept (with --output, a run can be resumed)"
@@ -103,9 +105,11 @@ def everything(output, seed, device, max_steps):
     Takes minutes on a laptop. Interrupted? The same command goes on where it stopped.
     """
     from rlhf_course import runs
+    from rlhf_course.trainers.sharding import leave
 
     try:
         runs.train_all(output, seed, device, click.echo, max_steps=max_steps)
+        leave()
     except KeyboardInterrupt:
         raise Sentence(f"interrupted; the same command goes on from what is kept in {output}", 130) from None
 

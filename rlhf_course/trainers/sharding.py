@@ -79,3 +79,10 @@ def share_out(modules: Sequence[nn.Module]) -> None:
 
 def _shared(modules: Sequence[nn.Module]) -> list[FSDPModule]:
     return [part for module in modules for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def leave() -> None:
+    """The end of a command of several processes: they go together, since one that is left alone can break off."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

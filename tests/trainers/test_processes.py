@@ -26,6 +26,7 @@ ALL = (*METHODS, *(f"{method}, LoRA" for method in WITH_LORA))
 SCRIPT = """
 import sys
 import torch
+from rlhf_course.trainers.sharding import leave
 from trainers.test_processes import ALL, METHODS, interrupted, share_out, train
 
 torch.set_num_threads(1)
@@ -38,6 +39,7 @@ if kind == "fsdp" and precision == "no":
     found["resumed, LoRA"] = interrupted("dpo, LoRA", path)
 if found["sft"][0].is_main_process:
     torch.save({method: result[1:] for method, result in found.items()}, path)
+leave()
 """
 
 
