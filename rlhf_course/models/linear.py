@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 #: With fewer tokens than this at once, a call costs more than it saves (measured, tiny model).
-FEWEST = 256
+FEWEST = 512
 #: oneDNN gets ready for each number of tokens when it first meets it: rounded up to a multiple of this, few are new.
 ROUND = 64
 
