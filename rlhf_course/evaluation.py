@@ -89,6 +89,13 @@ class JudgedAnswers:
     kl: np.ndarray | None
     proxy: np.ndarray | None
 
+    def means(self) -> dict[str, float]:
+        """What `evaluate_policy` returns."""
+        error = float(self.gold.std(ddof=1) / sqrt(len(self.gold)))
+        others = {"length": self.length, "kl": self.kl, "proxy": self.proxy}
+        means = {name: float(values.mean()) for name, values in others.items() if values is not None}
+        return {"gold": float(self.gold.mean()), "gold_se": error, **means}
+
 
 @torch.no_grad()
 def judge_answers(
@@ -142,17 +149,7 @@ def evaluate_policy(
         of tokens, the end token included.
     """
     judges = {"ref_model": ref_model, "reward_model": reward_model}
-    judged = judge_answers(model, tokenizer, **judges, n=n, seed=seed, split=split, world=world)
-    found = {
-        "gold": judged.gold.mean(),
-        "gold_se": judged.gold.std(ddof=1) / sqrt(n),
-        "length": judged.length.mean(),
-    }
-    if judged.kl is not None:
-        found["kl"] = judged.kl.mean()
-    if judged.proxy is not None:
-        found["proxy"] = judged.proxy.mean()
-    return {name: float(value) for name, value in found.items()}
+    return judge_answers(model, tokenizer, **judges, n=n, seed=seed, split=split, world=world).means()
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -211,11 +211,9 @@ def _judged(policy: nn.Module, seed: int) -> dict[str, float]:
     """Gold, KL and length of fresh answers, and how often they beat the SFT model's to the same prompts."""
     stream = derive_seed(seed, "fresh answers")
     found = judge_answers(policy, world_tokenizer(), ref_model=trained("sft", seed), n=FRESH_ANSWERS, seed=stream)
+    means = found.means()
     return {
-        "gold": float(found.gold.mean()),
-        "gold_se": float(found.gold.std(ddof=1) / FRESH_ANSWERS**0.5),
-        "kl": float(found.kl.mean()),
-        "length": float(found.length.mean()),
+        **{name: means[name] for name in ("gold", "gold_se", "kl", "length")},
         "wins": win_rate(torch.tensor(found.gold, dtype=torch.float32), _opponents_golds(seed)),
     }
 

@@ -76,8 +76,8 @@ def judged(model: nn.Module, sft: nn.Module, seed: int, n: int | None = None) ->
     found = judge_answers(
         model, world_tokenizer(), ref_model=sft, n=n or JUDGED_ANSWERS, seed=derive_seed(seed, "judge")
     )
-    each = {"gold": found.gold, "kl": found.kl, "bad": found.gold < 0}
-    return {name: float(values.mean()) for name, values in each.items()}
+    means = found.means()
+    return {"gold": means["gold"], "kl": means["kl"], "bad": float((found.gold < 0).mean())}
 
 
 # ---------------------------------------------------------------------- noise
